@@ -1,0 +1,22 @@
+"""The one error that the command line turns into a message and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: one clear line per problem, all problems of a run together.
+
+    Parameters
+    ----------
+    problems : str or iterable of str
+        Each says which case or file, what was expected, what was found, and what to do.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[tuple[str, ...]]]:
+        return (type(self), (self.problems,))
