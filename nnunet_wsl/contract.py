@@ -1,0 +1,109 @@
+"""The contract between conversion and training: the block ``"wsl"`` of ``dataset.json``.
+
+A converted dataset lists its image channels first and its relevance channels last. The block says which channels
+are relevance channels and of which object; whatever else conversion records there (scales, rules) is for the
+reader of the dataset and for whoever repeats the conversion.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_wsl.errors import InputError
+
+FORMAT_VERSION = 1
+"""Version of the converted dataset's format; a reader refuses newer ones."""
+
+FUSED = "fused"
+"""Name of the one relevance channel of a dataset whose sub-relevances were fused."""
+
+_CONVERT = "Convert the contours with 'nnunet_wsl convert', then plan with 'nnUNetv2_plan_and_preprocess'"
+
+
+@dataclass(frozen=True)
+class RelevanceChannels:
+    """The relevance channels of a converted dataset.
+
+    Parameters
+    ----------
+    num_image_channels : int
+        Number of image channels; they come first.
+    objects : tuple of str
+        The object of each relevance channel, in channel order, or (``FUSED``,).
+    """
+
+    num_image_channels: int
+    objects: tuple[str, ...]
+
+    @classmethod
+    def from_dataset_json(cls, dataset_json: dict[str, Any]) -> RelevanceChannels:
+        """Read the relevance channels from the content of ``dataset.json``.
+
+        Parameters
+        ----------
+        dataset_json : dict
+            Content of nnU-Net's ``dataset.json``.
+
+        Raises
+        ------
+        InputError
+            If the dataset has no relevance channels, was written by a newer version, or lists channels that do not
+            come last.
+        """
+        name = dataset_json.get("name", "of this training")
+        block = dataset_json.get("wsl")
+        if block is None:
+            raise InputError(
+                f"Dataset {name} has no relevance channels: its dataset.json has no block 'wsl'. "
+                f"{_CONVERT}, or train it with nnU-Net's own nnUNetTrainer."
+            )
+        version = block.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise InputError(
+                f"Dataset {name} has format version {version} (written by nnunet_wsl "
+                f"{block.get('package_version', 'of unknown version')}); this nnunet_wsl reads up to version "
+                f"{FORMAT_VERSION}. Run 'pip install --upgrade nnunet_wsl', or convert the contours again."
+            )
+        relevance = {int(channel): str(obj) for channel, obj in block.get("relevance_channels", {}).items()}
+        if not relevance:
+            raise InputError(
+                f"Dataset {name} was converted without relevance channels (--relevance none). "
+                f"{_CONVERT} and --relevance per-object or fused, or train it with nnU-Net's own nnUNetTrainer."
+            )
+        num_channels = len(dataset_json["channel_names"])
+        num_image_channels = num_channels - len(relevance)
+        if num_image_channels < 1 or sorted(relevance) != list(range(num_image_channels, num_channels)):
+            raise InputError(
+                f"Dataset {name}: its dataset.json lists relevance channels {sorted(relevance)} among "
+                f"{num_channels} channels; expected image channels first and relevance channels last. {_CONVERT}."
+            )
+        return cls(num_image_channels, tuple(relevance[c] for c in sorted(relevance)))
+
+    def image_dataset_json(self, dataset_json: dict[str, Any]) -> dict[str, Any]:
+        """Return a copy of ``dataset.json`` that lists the image channels only."""
+        images = deepcopy(dataset_json)
+        del images["wsl"]
+        images["channel_names"] = {
+            channel: name
+            for channel, name in images["channel_names"].items()
+            if int(channel) < self.num_image_channels
+        }
+        return images
+
+    def image_plans(self, plans: dict[str, Any]) -> dict[str, Any]:
+        """Return a copy of nnU-Net's plans whose per-channel entries cover the image channels only."""
+        images = deepcopy(plans)
+        properties = "foreground_intensity_properties_per_channel"
+        if properties in images:
+            images[properties] = {
+                channel: value
+                for channel, value in images[properties].items()
+                if int(channel) < self.num_image_channels
+            }
+        for configuration in images["configurations"].values():
+            for key in ("normalization_schemes", "use_mask_for_norm"):
+                if key in configuration:
+                    configuration[key] = configuration[key][: self.num_image_channels]
+        return images
