@@ -38,13 +38,15 @@ class RelevanceChannels:
     objects: tuple[str, ...]
 
     @classmethod
-    def from_dataset_json(cls, dataset_json: dict[str, Any]) -> RelevanceChannels:
+    def from_dataset_json(cls, dataset_json: dict[str, Any], name: str) -> RelevanceChannels:
         """Read the relevance channels from the content of ``dataset.json``.
 
         Parameters
         ----------
         dataset_json : dict
             Content of nnU-Net's ``dataset.json``.
+        name : str
+            Name of the dataset, for messages.
 
         Raises
         ------
@@ -52,43 +54,39 @@ class RelevanceChannels:
             If the dataset has no relevance channels, was written by a newer version, or lists channels that do not
             come last.
         """
-        name = dataset_json.get("name", "of this training")
         block = dataset_json.get("wsl")
         if block is None:
             raise InputError(
-                f"Dataset {name} has no relevance channels: its dataset.json has no block 'wsl'. "
+                f"{name} has no relevance channels: its dataset.json has no block 'wsl'. "
                 f"{_CONVERT}, or train it with nnU-Net's own nnUNetTrainer."
             )
         version = block.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise InputError(
-                f"Dataset {name} has format version {version} (written by nnunet_wsl "
+                f"{name} has format version {version} (written by nnunet_wsl "
                 f"{block.get('package_version', 'of unknown version')}); this nnunet_wsl reads up to version "
                 f"{FORMAT_VERSION}. Run 'pip install --upgrade nnunet_wsl', or convert the contours again."
             )
         relevance = {int(channel): str(obj) for channel, obj in block.get("relevance_channels", {}).items()}
         if not relevance:
             raise InputError(
-                f"Dataset {name} was converted without relevance channels (--relevance none). "
+                f"{name} was converted without relevance channels (--relevance none). "
                 f"{_CONVERT} and --relevance per-object or fused, or train it with nnU-Net's own nnUNetTrainer."
             )
         num_channels = len(dataset_json["channel_names"])
         num_image_channels = num_channels - len(relevance)
         if num_image_channels < 1 or sorted(relevance) != list(range(num_image_channels, num_channels)):
             raise InputError(
-                f"Dataset {name}: its dataset.json lists relevance channels {sorted(relevance)} among "
+                f"{name}: its dataset.json lists relevance channels {sorted(relevance)} among "
                 f"{num_channels} channels; expected image channels first and relevance channels last. {_CONVERT}."
             )
         return cls(num_image_channels, tuple(relevance[c] for c in sorted(relevance)))
 
     def image_dataset_json(self, dataset_json: dict[str, Any]) -> dict[str, Any]:
-        """Return a copy of ``dataset.json`` that lists the image channels only."""
+        """Return a copy of ``dataset.json`` that lists the image channels only; the block ``"wsl"`` stays."""
         images = deepcopy(dataset_json)
-        del images["wsl"]
         images["channel_names"] = {
-            channel: name
-            for channel, name in images["channel_names"].items()
-            if int(channel) < self.num_image_channels
+            channel: name for channel, name in images["channel_names"].items() if int(channel) < self.num_image_channels
         }
         return images
 

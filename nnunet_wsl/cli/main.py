@@ -11,18 +11,17 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from nnunet_wsl import __version__
 from nnunet_wsl.errors import InputError
 
-COMMANDS = ()
+COMMANDS: tuple[ModuleType, ...] = ()
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command."""
-    parser = argparse.ArgumentParser(
-        prog="nnunet_wsl", description="Learn segmentation from contours with nnU-Net v2."
-    )
+    parser = argparse.ArgumentParser(prog="nnunet_wsl", description="Learn segmentation from contours with nnU-Net v2.")
     parser.add_argument("--version", action="version", version=f"nnunet_wsl {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

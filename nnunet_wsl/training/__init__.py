@@ -1,0 +1,1 @@
+"""Relevance supervision for nnU-Net's trainers."""

@@ -1,0 +1,270 @@
+"""Relevance supervision as a mixin for nnU-Net's trainers, and ``WSLTrainer``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import distributed as dist
+from torch import nn
+
+from nnunet_wsl.contract import RelevanceChannels
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
+from nnunet_wsl.training.network import RelevanceHead
+from nnunet_wsl.training.progress import append_differences_plot
+from nnunet_wsl.training.transforms import RelevanceTransform
+
+_SPLITS = ("train", "val")
+
+
+def bfloat16_on_cpu() -> bool:
+    """Whether training on a CPU runs the network under bfloat16 autocast.
+
+    The environment variable ``nnUNet_wsl_bfloat16`` decides (1 or 0); without it, bfloat16 is used where the CPU
+    multiplies it in hardware (AMX or AVX512-BF16), which is several times faster than float32 there.
+    """
+    choice = os.environ.get("nnUNet_wsl_bfloat16", "auto").lower()
+    if choice in ("1", "true", "t"):
+        return True
+    if choice in ("0", "false", "f"):
+        return False
+    if choice != "auto":
+        raise InputError(
+            f"The environment variable nnUNet_wsl_bfloat16 must be 0, 1 or auto, but is '{choice}'. "
+            "Unset it or set it to one of these."
+        )
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
+    """Mixin: train with the first difference (relevance) beside the trainer's own loss (second difference).
+
+    Put it before any trainer of nnU-Net's: ``class MyTrainer(RelevanceSupervision, nnUNetTrainerDA5): ...``. The
+    dataset must have relevance channels, as ``nnunet_wsl convert`` writes them. Checkpoints are those of the
+    trainer that it is mixed into: stock nnU-Net predicts with them.
+    """
+
+    dataset_class: Any
+    enable_deep_supervision: bool
+
+    epochs: ClassVar[int | None] = None
+    """Number of epochs, if other than the trainer's own."""
+    relevance_weight: ClassVar[float] = 1.0
+    """Lambda, the weight of the first difference."""
+    mask_weight: ClassVar[float] = 1.0
+    """Weight of the second difference."""
+    voxel_difference: ClassVar[str] = "smooth_l1"
+    """Form of the first difference, a key of :data:`nnunet_wsl.training.loss.VOXEL_DIFFERENCES`."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, which it inspects
+    ) -> None:
+        """Set up as nnU-Net does, for the image channels only.
+
+        The parameters are nnU-Net's and must keep their names.
+        """
+        self.relevance_channels = RelevanceChannels.from_dataset_json(dataset_json, plans["dataset_name"])
+        continue_training = plans.pop("continue_training")
+        image_plans = self.relevance_channels.image_plans(plans)
+        plans["continue_training"] = image_plans["continue_training"] = continue_training
+        super().__init__(
+            image_plans,
+            configuration,
+            fold,
+            self.relevance_channels.image_dataset_json(dataset_json),
+            device,
+        )
+        if self.epochs is not None:
+            self.num_epochs = self.epochs
+        self.relevance_head: RelevanceHead | None = None
+        for key in ("first_difference", "second_difference", "sub_differences"):
+            for split in _SPLITS:
+                self.logger.local_logger.my_fantastic_logging[f"{split}_{key}"] = []
+
+    def initialize(self) -> None:
+        """Initialize as nnU-Net does, with a relevance head on the network."""
+        # Shadowed on the instance only: nnU-Net calls the class's static method to build networks for inference.
+        self.build_network_architecture = self._build_with_relevance_head
+        super().initialize()
+
+    def _build_with_relevance_head(
+        self,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        stock: Any = type(self)
+        network: nn.Module = stock.build_network_architecture(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
+        head = self.relevance_head = RelevanceHead(network, len(self.relevance_channels.objects))
+        if self.device.type == "cpu" and bfloat16_on_cpu():
+            self.print_to_log_file("Training with bfloat16 autocast on this CPU.")
+            stock_forward = network.forward
+
+            def forward(*args: Any) -> Any:
+                # The final validation, with the head disabled, predicts in float32 as nnUNetv2_predict does.
+                with torch.autocast("cpu", torch.bfloat16, enabled=head.enabled):
+                    return stock_forward(*args)
+
+            network.forward = forward
+        return network
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
+        """Nnu-Net's training transforms, with relevance moved along."""
+        transforms = super().get_training_transforms(*args, **kwargs)
+        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels)
+
+    def get_validation_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
+        """Nnu-Net's validation transforms, with relevance moved along."""
+        transforms = super().get_validation_transforms(*args, **kwargs)
+        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels)
+
+    def _build_loss(self) -> CombinedLoss:
+        return CombinedLoss(
+            super()._build_loss(),
+            len(self.relevance_channels.objects),
+            self._valid_voxels,
+            relevance_weight=self.relevance_weight,
+            mask_weight=self.mask_weight,
+            voxel_difference=VOXEL_DIFFERENCES[self.voxel_difference],
+        )
+
+    def _valid_voxels(self, segmentation: torch.Tensor) -> torch.Tensor | None:
+        """Bool mask (B, 1, *spatial) of the voxels that the annotation determines; None if all are."""
+        if not self.label_manager.has_ignore_label:
+            return None
+        if self.label_manager.has_regions:
+            # nnU-Net appends the ignored voxels as the last region.
+            return torch.eq(segmentation[:, -1:], 0)
+        return torch.ne(segmentation[:, :1], self.label_manager.ignore_label)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate one batch as nnU-Net does, on the segmentation logits.
+
+        nnU-Net takes the first of the outputs and targets if deep supervision is on; with a relevance head there
+        are always several of both.
+        """
+        deep_supervision = self.enable_deep_supervision
+        self.enable_deep_supervision = True
+        try:
+            result: dict[str, Any] = super().validation_step(batch)
+        finally:
+            self.enable_deep_supervision = deep_supervision
+        return result
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Log the loss, as nnU-Net does, and both differences."""
+        super().on_train_epoch_end(train_outputs)
+        self._log_differences("train")
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log loss and pseudo Dice, as nnU-Net does, and both differences."""
+        super().on_validation_epoch_end(val_outputs)
+        self._log_differences("val")
+
+    def _log_differences(self, split: str) -> None:
+        averages = self.loss.take_averages()
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, averages)
+            averages = np.mean(gathered, 0)
+        first, second, *subs = (float(value) for value in averages)
+        self.logger.log(f"{split}_first_difference", first, self.current_epoch)
+        self.logger.log(f"{split}_second_difference", second, self.current_epoch)
+        self.logger.log(f"{split}_sub_differences", subs, self.current_epoch)
+        per_object = ", ".join(f"{o} {s:.4f}" for o, s in zip(self.relevance_channels.objects, subs, strict=True))
+        self.print_to_log_file(f"{split}: first difference {first:.4f} ({per_object}), second difference {second:.4f}")
+
+    def on_epoch_end(self) -> None:
+        """Finish the epoch as nnU-Net does, and add both differences to ``progress.png``."""
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            logged = self.logger.local_logger.my_fantastic_logging
+            append_differences_plot(
+                Path(self.output_folder) / "progress.png",
+                {
+                    split: {
+                        "first": logged[f"{split}_first_difference"],
+                        "second": logged[f"{split}_second_difference"],
+                    }
+                    for split in _SPLITS
+                },
+            )
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate as nnU-Net does: image channels in, segmentation logits out."""
+        num_image_channels = self.relevance_channels.num_image_channels
+        stock_dataset_class = self.dataset_class
+
+        class ImageChannels(stock_dataset_class):  # type: ignore[misc]
+            def load_case(self, identifier: str) -> tuple[Any, ...]:
+                data, *rest = super().load_case(identifier)
+                return (data[:num_image_channels], *rest)
+
+        assert self.relevance_head is not None
+        self.dataset_class = ImageChannels
+        try:
+            with self.relevance_head.disabled():
+                super().perform_actual_validation(save_probabilities)
+        finally:
+            self.dataset_class = stock_dataset_class
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save a checkpoint that stock nnU-Net reads; the relevance rows are in it under a key of their own."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        assert self.relevance_head is not None
+        # nnU-Net writes a file, not a dict: complete that file, then move it into place in one step.
+        partial, complete = Path(f"{filename}.partial"), Path(f"{filename}.complete")
+        super().save_checkpoint(str(partial))
+        checkpoint = torch.load(partial, map_location="cpu", mmap=True, weights_only=False)
+        checkpoint["trainer_name"] = self._stock_trainer_name()
+        checkpoint["relevance_head"] = {
+            "objects": self.relevance_channels.objects,
+            "weights": self.relevance_head.state_dict(),
+        }
+        torch.save(checkpoint, complete)
+        complete.replace(filename)
+        partial.unlink()
+
+    @classmethod
+    def _stock_trainer_name(cls) -> str:
+        """Name of the trainer that this mixin was mixed into; nnU-Net builds the network for inference with it."""
+        return next(c.__name__ for c in cls.__mro__ if not issubclass(c, RelevanceSupervision))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint of this trainer, relevance rows included."""
+        super().load_checkpoint(filename_or_checkpoint)
+        assert self.relevance_head is not None
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
+        if "relevance_head" not in checkpoint:
+            raise InputError(
+                f"Checkpoint {filename_or_checkpoint} has no relevance head: it was not written by "
+                f"{type(self).__name__}. Start from its weights with -pretrained_weights instead of --c."
+            )
+        self.relevance_head.load_state_dict(checkpoint["relevance_head"]["weights"])
+
+
+class WSLTrainer(RelevanceSupervision, nnUNetTrainer):  # type: ignore[misc]
+    """nnU-Net's trainer with relevance supervision."""
