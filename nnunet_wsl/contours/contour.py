@@ -1,0 +1,117 @@
+"""Contours of objects in physical space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Contour:
+    """One polyline of one object, drawn in one plane.
+
+    Parameters
+    ----------
+    object : str
+        The object that the contour belongs to.
+    points_mm : array_like of float, shape (N, 3)
+        Physical points (x, y, z), LPS. A closed contour needs three or more, an open one two or more.
+    closed : bool, default True
+        Whether the last point connects to the first.
+    source : str, optional
+        The region of interest that the contour was drawn for, the object itself by default. Several sources
+        may form one object: holes are cut within a source, and the object is the union of its sources.
+
+    Raises
+    ------
+    ValueError
+        If the points have another shape, are too few, or are not finite.
+    """
+
+    object: str
+    points_mm: NDArray[np.float64]
+    closed: bool
+    source: str
+
+    def __init__(self, object: str, points_mm: ArrayLike, closed: bool = True, source: str = "") -> None:  # noqa: A002
+        points = np.array(points_mm, dtype=np.float64)
+        minimum = 3 if closed else 2
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) < minimum:
+            kind = "closed" if closed else "open"
+            raise ValueError(f"a {kind} contour needs points of shape (N, 3) with N >= {minimum}, not {points.shape}")
+        if not np.isfinite(points).all():
+            raise ValueError("contour points must be finite numbers")
+        points.setflags(write=False)
+        for name, value in (
+            ("object", object),
+            ("points_mm", points),
+            ("closed", closed),
+            ("source", source or object),
+        ):
+            super().__setattr__(name, value)
+
+
+@dataclass(frozen=True, eq=False)
+class ContourSet:
+    """The contours of one image.
+
+    Parameters
+    ----------
+    objects : iterable of str
+        Names of the objects, ordered, each once; an object may have no contour.
+    contours : iterable of Contour
+        All of them belong to one of the objects.
+
+    Raises
+    ------
+    ValueError
+        If an object is named twice, or a contour belongs to an object that is not listed.
+    """
+
+    objects: tuple[str, ...]
+    contours: tuple[Contour, ...]
+
+    def __init__(self, objects: Iterable[str], contours: Iterable[Contour]) -> None:
+        super().__setattr__("objects", tuple(objects))
+        super().__setattr__("contours", tuple(contours))
+        if len(set(self.objects)) < len(self.objects):
+            raise ValueError(f"objects must differ: {', '.join(self.objects)}")
+        unlisted = {contour.object for contour in self.contours} - set(self.objects)
+        if unlisted:
+            raise ValueError(f"contours of objects that are not listed: {', '.join(sorted(unlisted))}")
+
+    def of(self, object_name: str) -> tuple[Contour, ...]:
+        """Contours of one object, in the order in which they were drawn."""
+        return tuple(contour for contour in self.contours if contour.object == object_name)
+
+    def selected(self, sources: Mapping[str, Iterable[str]]) -> ContourSet:
+        """Contours under new names, objects that are not named left out.
+
+        Parameters
+        ----------
+        sources : mapping of str to iterable of str
+            For each new object, in order, the present objects that it is the union of. A present object may
+            serve several new ones.
+
+        Returns
+        -------
+        ContourSet
+
+        Raises
+        ------
+        KeyError
+            If a source is not an object of this set.
+        """
+        present = {name: self.of(name) for name in self.objects}
+        return ContourSet(
+            sources,
+            [
+                replace(contour, object=label)
+                for label, names in sources.items()
+                for name in names
+                for contour in present[name]
+            ],
+        )
