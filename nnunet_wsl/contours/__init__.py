@@ -2,5 +2,18 @@
 
 from nnunet_wsl.contours.contour import Contour, ContourSet
 from nnunet_wsl.contours.grid import Grid
+from nnunet_wsl.contours.placement import Clipping, PlacedContour, PlacedContours, place
+from nnunet_wsl.contours.raster import contour_voxels, drawn_slices, rasterise
 
-__all__ = ["Contour", "ContourSet", "Grid"]
+__all__ = [
+    "Clipping",
+    "Contour",
+    "ContourSet",
+    "Grid",
+    "PlacedContour",
+    "PlacedContours",
+    "contour_voxels",
+    "drawn_slices",
+    "place",
+    "rasterise",
+]

@@ -1,0 +1,273 @@
+"""Bring contours from physical space into the slices of an image, or say why they do not fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_wsl.contours.contour import ContourSet
+from nnunet_wsl.contours.grid import Grid
+from nnunet_wsl.errors import InputError
+
+SLICE_TOLERANCE = 0.25
+"""How far a contour may lie off a slice plane, in slice spacings.
+
+Contours drawn on the image lie within rounding of a plane: at most 0.02 spacings in the 46 contour sets of the
+soft-tissue sarcoma data. Half a spacing off, the slice that is meant is a guess; a quarter leaves room both ways.
+"""
+
+GRID_TOLERANCE_VOX = 0.5
+"""How far a contour may stick out of the image, which ends half a voxel beyond the outer voxel centres."""
+
+_DECIMALS_VOX = 6  # removes the noise of the change of coordinates, so that ties stay ties
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedContour:
+    """A contour within one slice of a grid.
+
+    Parameters
+    ----------
+    object, source, closed
+        As in `Contour`.
+    slice_index : int
+        The slice, counted from 0 along the grid's z axis.
+    points_yx_vox : ndarray of float64, shape (N, 2)
+        Continuous voxel index (y, x); points outside the image are kept.
+    """
+
+    object: str
+    source: str
+    closed: bool
+    slice_index: int
+    points_yx_vox: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How much of one source lies outside the image.
+
+    Parameters
+    ----------
+    source : str
+        The region of interest, as in `Contour`.
+    contours : int
+        Number of its contours that leave the image by more than the tolerance.
+    area_mm2 : float
+        Area outside the image that these contours enclose, summed; 0 for open contours.
+    farthest_mm : float
+        Largest distance of a point from the image.
+    """
+
+    source: str
+    contours: int
+    area_mm2: float
+    farthest_mm: float
+
+    def __str__(self) -> str:
+        """Return one sentence for a log."""
+        return (
+            f"{_count(self.contours, 'contour')} of ROI '{self.source}' clipped: {self.area_mm2:.1f} mm2 "
+            f"outside the image, up to {self.farthest_mm:.1f} mm away"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedContours:
+    """The contours of an image, each in its slice.
+
+    Parameters
+    ----------
+    grid : Grid
+        The image.
+    objects : tuple of str
+        As in `ContourSet`.
+    contours : tuple of PlacedContour
+        Contours of slices that the image has.
+    clippings : tuple of Clipping
+        What was cut off at the border of the image, one entry per affected source.
+    repeats : mapping of str to int
+        How many contours of a source were left out because it has them already.
+    """
+
+    grid: Grid
+    objects: tuple[str, ...]
+    contours: tuple[PlacedContour, ...]
+    clippings: tuple[Clipping, ...]
+    repeats: Mapping[str, int]
+
+    def of(self, object_name: str) -> dict[int, tuple[PlacedContour, ...]]:
+        """Contours of one object by slice index, ascending; KeyError if there is no such object."""
+        if object_name not in self.objects:
+            raise KeyError(object_name)
+        by_slice: dict[int, list[PlacedContour]] = {}
+        for contour in self.contours:
+            if contour.object == object_name:
+                by_slice.setdefault(contour.slice_index, []).append(contour)
+        return {k: tuple(by_slice[k]) for k in sorted(by_slice)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One sentence for everything that was cut off or left out."""
+        repeats = (f"{_count(n, 'repeated contour')} of ROI '{source}' left out" for source, n in self.repeats.items())
+        return (*map(str, self.clippings), *repeats)
+
+
+def place(
+    contour_set: ContourSet, grid: Grid, *, case: str, outside: Literal["error", "clip"] = "error"
+) -> PlacedContours:
+    """Find the slice and the in-slice voxel coordinates of every contour.
+
+    A contour belongs to a slice if none of its points lies more than `SLICE_TOLERANCE` slice spacings off the
+    slice's plane. A closed contour that one source has twice, point by point, is used once: filled by even-odd,
+    the two would erase each other.
+
+    Parameters
+    ----------
+    contour_set : ContourSet
+        Contours in physical space.
+    grid : Grid
+        The image that they were drawn on.
+    case : str
+        Name of the case for messages.
+    outside : {"error", "clip"}
+        Whether a contour that leaves the image by more than `GRID_TOLERANCE_VOX`, or lies on a slice that the
+        image lacks, is an error, or is cut at the border and counted in the result's `clippings`.
+
+    Returns
+    -------
+    PlacedContours
+
+    Raises
+    ------
+    InputError
+        Naming every contour that is not drawn in a slice plane, lies between two slices, or leaves the image.
+    """
+    placed: list[PlacedContour] = []
+    problems: list[str] = []
+    cut: dict[str, list[tuple[float, float]]] = {}
+    repeats: Counter[str] = Counter()
+    drawn: Counter[tuple[str, str]] = Counter()
+    seen: set[tuple[str, str, bytes]] = set()
+    for contour in contour_set.contours:
+        roi = (contour.object, contour.source)
+        drawn[roi] += 1
+        points_xyz = np.round(grid.to_voxel_xyz(contour.points_mm), _DECIMALS_VOX)
+        fingerprint = (*roi, points_xyz.tobytes())
+        if contour.closed and fingerprint in seen:
+            repeats[contour.source] += 1
+            continue
+        seen.add(fingerprint)
+
+        where = f"Case '{case}': contour {drawn[roi]} of ROI '{contour.source}'"
+        z = points_xyz[:, 2]
+        k = round(float(z.min() + z.max()) / 2)
+        missing_slice = not 0 <= k < grid.shape_zyx[0]
+        excess_vox = _excess_vox(points_xyz, grid)
+        leaves = missing_slice or bool((excess_vox[:, :2] > GRID_TOLERANCE_VOX).any())
+        if np.ptp(z) > 2 * SLICE_TOLERANCE:
+            problems.append(f"{where} {_tilted(z, grid)}")
+        elif not missing_slice and np.abs(z - k).max() > SLICE_TOLERANCE:
+            problems.append(f"{where} {_between_slices(z, k, grid)}")
+        elif leaves and outside == "error":
+            problems.append(
+                f"{where} {_beyond_slices(z, grid) if missing_slice else _outside(excess_vox, grid)} "
+                "Check that the contours were drawn on this series, or pass --outside clip."
+            )
+        else:
+            in_slice = PlacedContour(contour.object, contour.source, contour.closed, k, points_xyz[:, 1::-1])
+            if leaves:
+                farthest_mm = np.linalg.norm(excess_vox * grid.spacing_mm_xyz, axis=1).max()
+                area_mm2 = _area_outside_mm2(in_slice, grid, whole=missing_slice)
+                cut.setdefault(contour.source, []).append((area_mm2, float(farthest_mm)))
+            if not missing_slice:
+                placed.append(in_slice)
+    if problems:
+        raise InputError(problems)
+    clippings = tuple(
+        Clipping(source, len(cuts), sum(area for area, _ in cuts), max(farthest for _, farthest in cuts))
+        for source, cuts in cut.items()
+    )
+    return PlacedContours(grid, contour_set.objects, tuple(placed), clippings, dict(repeats))
+
+
+def _excess_vox(points_xyz: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+    """How far each point lies beyond the image along x, y and z, shape (N, 3), in voxels."""
+    below, above = -0.5 - points_xyz, points_xyz - (np.array(grid.shape_zyx[::-1]) - 0.5)
+    return np.maximum(np.maximum(below, above), 0)
+
+
+def _tilted(z: NDArray[np.float64], grid: Grid) -> str:
+    spacing_mm = grid.spacing_mm_xyz[2]
+    return (
+        f"is not drawn in a slice plane: its points spread over {np.ptp(z) * spacing_mm:.1f} mm across the "
+        f"slices (allowed {2 * SLICE_TOLERANCE * spacing_mm:.1f} mm). Convert the series that the contours were "
+        "drawn on, or redraw them in its slices."
+    )
+
+
+def _between_slices(z: NDArray[np.float64], k: int, grid: Grid) -> str:
+    spacing_mm = grid.spacing_mm_xyz[2]
+    return (
+        f"lies between slice planes: {np.abs(z - k).max() * spacing_mm:.1f} mm off slice {k} (allowed "
+        f"{SLICE_TOLERANCE * spacing_mm:.1f} mm, slices are {spacing_mm:.1f} mm apart). Check that no slice of "
+        "the series is missing and that the contours were drawn on this series."
+    )
+
+
+def _beyond_slices(z: NDArray[np.float64], grid: Grid) -> str:
+    last = grid.shape_zyx[0] - 1
+    end, distance_vox = ("first", -z.min()) if z.min() < 0 else ("last", z.max() - last)
+    return (
+        f"lies {distance_vox * grid.spacing_mm_xyz[2]:.1f} mm beyond the {end} slice of the image, which has no "
+        "slice there."
+    )
+
+
+def _outside(excess_vox: NDArray[np.float64], grid: Grid) -> str:
+    excess_xy = excess_vox[:, :2]
+    axis = int(excess_xy.max(axis=0).argmax())
+    spacing_mm = grid.spacing_mm_xyz[axis]
+    return (
+        f"lies {excess_xy[:, axis].max() * spacing_mm:.1f} mm outside the image grid (allowed "
+        f"{GRID_TOLERANCE_VOX * spacing_mm:.1f} mm)."
+    )
+
+
+def _area_outside_mm2(contour: PlacedContour, grid: Grid, *, whole: bool) -> float:
+    """Area that a contour encloses outside the image; `whole` if the image lacks its slice."""
+    if not contour.closed:
+        return 0.0
+    inside = contour.points_yx_vox[:0] if whole else _within(contour.points_yx_vox, grid.shape_zyx[1:])
+    area_vox = _area(contour.points_yx_vox) - _area(inside)
+    return area_vox * float(grid.spacing_mm_xyz[0] * grid.spacing_mm_xyz[1])
+
+
+def _within(polygon_yx: NDArray[np.float64], shape_yx: tuple[int, int]) -> NDArray[np.float64]:
+    """Part of a polygon within the image (Sutherland and Hodgman, doi:10.1145/360767.360802)."""
+    for axis, sign, limit in ((0, 1, 0.5), (1, 1, 0.5), (0, -1, shape_yx[0] - 0.5), (1, -1, shape_yx[1] - 0.5)):
+        margin = sign * polygon_yx[:, axis] + limit
+        following, margin_following = np.roll(polygon_yx, -1, axis=0), np.roll(margin, -1)
+        crosses = (margin >= 0) != (margin_following >= 0)
+        t = np.divide(margin, margin - margin_following, out=np.zeros_like(margin), where=crosses)
+        crossing = polygon_yx + t[:, None] * (following - polygon_yx)
+        kept = np.stack([margin >= 0, crosses], axis=1)
+        polygon_yx = np.stack([polygon_yx, crossing], axis=1)[kept]
+    return polygon_yx
+
+
+def _area(polygon_yx: NDArray[np.float64]) -> float:
+    """Area of a polygon by the shoelace formula, 0 if it is empty."""
+    if not len(polygon_yx):
+        return 0.0
+    y, x = (polygon_yx - polygon_yx[0]).T  # near the origin, where products cancel less
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
