@@ -4,6 +4,7 @@ from nnunet_wsl.contours.contour import Contour, ContourSet
 from nnunet_wsl.contours.grid import Grid
 from nnunet_wsl.contours.placement import Clipping, PlacedContour, PlacedContours, place
 from nnunet_wsl.contours.raster import contour_voxels, drawn_slices, rasterise
+from nnunet_wsl.contours.rtstruct import RTStruct, read_rtstruct, write_rtstruct
 
 __all__ = [
     "Clipping",
@@ -12,8 +13,11 @@ __all__ = [
     "Grid",
     "PlacedContour",
     "PlacedContours",
+    "RTStruct",
     "contour_voxels",
     "drawn_slices",
     "place",
     "rasterise",
+    "read_rtstruct",
+    "write_rtstruct",
 ]

@@ -1,0 +1,373 @@
+"""Read and write contours as DICOM RT Structure Sets (DICOM PS3.3, A.19)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.valuerep import format_number_as_ds
+
+from nnunet_wsl.contours.contour import Contour, ContourSet
+from nnunet_wsl.contours.placement import SLICE_TOLERANCE
+from nnunet_wsl.errors import InputError
+
+_CLOSES = {"CLOSED_PLANAR": True, "CLOSEDPLANAR_XOR": True, "OPEN_PLANAR": False}
+"""Geometric types that are contours, and whether they close (DICOM PS3.3, C.8.8.6.1)."""
+
+_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"  # the class by which structure sets name a study
+_COLOURS = ((228, 26, 28), (55, 126, 184), (77, 175, 74), (152, 78, 163), (255, 127, 0), (166, 86, 40))
+_PATIENT_AND_STUDY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RTStruct:
+    """What a structure set says about contours; nothing about the patient.
+
+    Parameters
+    ----------
+    contours : ContourSet
+        One object per region of interest (ROI), in the file's order, ROIs without contours included.
+    problems : mapping of str to tuple of str
+        For each faulty ROI, one sentence per fault. Faulty contours are missing from `contours`: use
+        `selected`, which refuses faulty ROIs.
+    frame_of_reference_uid : str or None
+        The coordinate system that the contours are drawn in.
+    referenced_series_uids : tuple of str
+        Image series that the structure set names.
+    referenced_sop_uids : frozenset of str
+        Images that the structure set or one of its contours names.
+    """
+
+    contours: ContourSet
+    problems: Mapping[str, tuple[str, ...]]
+    frame_of_reference_uid: str | None
+    referenced_series_uids: tuple[str, ...]
+    referenced_sop_uids: frozenset[str]
+
+    def selected(self, sources: Mapping[str, Iterable[str]]) -> ContourSet:
+        """Contours of the ROIs that make up each label, see `ContourSet.selected`.
+
+        Parameters
+        ----------
+        sources : mapping of str to iterable of str
+            For each label, in order, the ROIs that it is the union of.
+
+        Returns
+        -------
+        ContourSet
+
+        Raises
+        ------
+        InputError
+            Naming every fault of the selected ROIs.
+        KeyError
+            If a source is not an ROI of this structure set.
+        """
+        names = {label: tuple(rois) for label, rois in sources.items()}
+        faulty = dict.fromkeys(roi for rois in names.values() for roi in rois if roi in self.problems)
+        if faulty:
+            raise InputError(problem for roi in faulty for problem in self.problems[roi])
+        return self.contours.selected(names)
+
+
+def read_rtstruct(path: str | os.PathLike[str]) -> RTStruct:
+    """Read the contours of a structure set.
+
+    Parameters
+    ----------
+    path : path-like
+        A DICOM file of modality RTSTRUCT.
+
+    Returns
+    -------
+    RTStruct
+        Faults within a region of interest are noted in it, because nobody may want that region.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is not a structure set, or its regions cannot be told apart.
+    """
+    path = Path(path)
+    try:
+        return _interpret(pydicom.dcmread(path), path)
+    except InputError:
+        raise
+    except InvalidDicomError as error:
+        raise InputError(f"{path}: expected a DICOM file, but it has no DICOM header.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (EOFError, NotImplementedError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: damaged DICOM file ({type(error).__name__} while reading it). Export it again."
+        ) from error
+
+
+def _interpret(dataset: Dataset, path: Path) -> RTStruct:
+    modality = _text(dataset, "Modality")
+    if modality != "RTSTRUCT":
+        raise InputError(f"{path}: expected modality RTSTRUCT, found {modality or 'none'}.")
+    rois = dataset.get("StructureSetROISequence") or ()
+    if not rois:
+        raise InputError(f"{path}: the structure set lists no ROI. Export it with its structures.")
+    problems: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    for roi in rois:
+        number = _text(roi, "ROINumber")
+        if number in names:
+            raise InputError(f"{path}: two ROIs have the number '{number}'. Export the structure set again.")
+        names[number] = _text(roi, "ROIName") or f"ROI {number}"
+    for name, times in Counter(names.values()).items():
+        if times > 1:
+            problems[name] = [f"{path}: {times} ROIs are named '{name}'. Rename them or export one of them."]
+
+    frames = {names[_text(roi, "ROINumber")]: _text(roi, "ReferencedFrameOfReferenceUID") for roi in rois}
+    frame = _frame_of_reference(dataset, frames.values())
+    for name, own in frames.items():
+        if own and own != frame:
+            problems.setdefault(name, []).append(
+                f"{path}: ROI '{name}' is drawn in another frame of reference than most ROIs of this structure "
+                "set. Export the ROIs of each frame of reference to a file of their own."
+            )
+
+    contours: list[Contour] = []
+    for roi in dataset.get("ROIContourSequence") or ():
+        number = _text(roi, "ReferencedROINumber")
+        if number not in names:
+            raise InputError(
+                f"{path}: has contours of an ROI number '{number}', but lists only the ROI numbers "
+                f"{', '.join(names)}. Export the structure set again."
+            )
+        name = names[number]
+        for position, item in enumerate(roi.get("ContourSequence") or (), start=1):
+            try:
+                contours.append(_contour(item, name))
+            except ValueError as fault:  # noqa: PERF203 - one faulty contour must not hide the next
+                problems.setdefault(name, []).append(
+                    f"{path}: contour {position} of ROI '{name}': {fault}. Repair the ROI and export it again."
+                )
+    return RTStruct(
+        ContourSet(dict.fromkeys(names.values()), contours),
+        {name: tuple(found) for name, found in problems.items()},
+        frame,
+        _named(_referenced_series(dataset), "SeriesInstanceUID"),
+        frozenset(_named(_referenced_images(dataset), "ReferencedSOPInstanceUID")),
+    )
+
+
+def _contour(item: Dataset, name: str) -> Contour:
+    """One contour of an ROI; ValueError says what is wrong with it."""
+    geometric_type = _text(item, "ContourGeometricType")
+    if geometric_type not in _CLOSES:
+        raise ValueError(f"expected geometric type {' or '.join(_CLOSES)}, found '{geometric_type}'")
+    values = _contour_data(item)
+    if len(values) % 3:
+        raise ValueError(f"expected three coordinates for every point, found {len(values)} numbers")
+    stated = _text(item, "NumberOfContourPoints")
+    if stated and int(stated) * 3 != len(values):
+        raise ValueError(f"states {stated} points, but has {len(values) // 3}")
+    return Contour(name, values.reshape(-1, 3), _CLOSES[geometric_type])
+
+
+def _contour_data(item: Dataset) -> NDArray[np.float64]:
+    """Flat coordinates; ValueError if they are not numbers.
+
+    Decodes the bytes itself: pydicom makes an object of every coordinate, which takes most of the time.
+    """
+    element = item.get_item("ContourData")
+    if element is None or not element.value:
+        return np.empty(0)
+    try:
+        return np.array(element.value.split(b"\\")).astype(np.float64)
+    except ValueError as error:
+        raise ValueError("expected numbers as coordinates, found other text") from error
+
+
+def _frame_of_reference(dataset: Dataset, of_rois: Iterable[str]) -> str | None:
+    """Frame that most ROIs are drawn in; failing that, the one that the structure set names."""
+    counts = Counter(uid for uid in of_rois if uid)
+    if counts:
+        return counts.most_common(1)[0][0]
+    referenced = (_text(item, "FrameOfReferenceUID") for item in _frames(dataset))
+    return next((uid for uid in (*referenced, _text(dataset, "FrameOfReferenceUID")) if uid), None)
+
+
+def _frames(dataset: Dataset) -> Iterable[Dataset]:
+    return dataset.get("ReferencedFrameOfReferenceSequence") or ()
+
+
+def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
+    """Items that name an image series (DICOM PS3.3, C.8.8.5)."""
+    for frame in _frames(dataset):
+        for study in frame.get("RTReferencedStudySequence") or ():
+            yield from study.get("RTReferencedSeriesSequence") or ()
+
+
+def _referenced_images(dataset: Dataset) -> Iterator[Dataset]:
+    """Items that name an image, for the structure set or for one contour."""
+    for series in _referenced_series(dataset):
+        yield from series.get("ContourImageSequence") or ()
+    for roi in dataset.get("ROIContourSequence") or ():
+        for contour in roi.get("ContourSequence") or ():
+            yield from contour.get("ContourImageSequence") or ()
+
+
+def _named(items: Iterable[Dataset], keyword: str) -> tuple[str, ...]:
+    """Values that some items have, each once, in order."""
+    return tuple(dict.fromkeys(value for item in items if (value := _text(item, keyword))))
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Value of an attribute as text, "" if it is missing or empty."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def write_rtstruct(
+    path: str | os.PathLike[str], contour_set: ContourSet, series: Sequence[Dataset], *, label: str = "Contours"
+) -> None:
+    """Write contours as a structure set that refers to an image series.
+
+    Patient, study and frame of reference are those of the series; every contour refers to the image of its
+    slice.
+
+    Parameters
+    ----------
+    path : path-like
+        Where to write; an existing file is replaced.
+    contour_set : ContourSet
+        Its objects become the regions of interest.
+    series : sequence of Dataset
+        Headers of the images of one series, in any order.
+    label : str, default "Contours"
+        Label of the structure set, at most 16 characters.
+
+    Raises
+    ------
+    ValueError
+        If the series is empty, or a contour lies on none of its images.
+    """
+    if not series:
+        raise ValueError("a structure set needs the images of a series")
+    first = series[0]
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = RTStructureSetStorage
+    dataset.SOPInstanceUID = generate_uid()
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(dataset, keyword, first[keyword].value)
+    if "SpecificCharacterSet" in first:
+        dataset.SpecificCharacterSet = first.SpecificCharacterSet
+    for keyword in _PATIENT_AND_STUDY:
+        setattr(dataset, keyword, first.get(keyword, ""))
+    dataset.Modality = "RTSTRUCT"
+    dataset.SeriesInstanceUID = generate_uid()
+    for keyword in ("SeriesNumber", "OperatorsName", "Manufacturer", "PositionReferenceIndicator"):
+        setattr(dataset, keyword, "")
+    dataset.StructureSetLabel = label
+    dataset.StructureSetDate = dataset.StructureSetTime = ""
+
+    dataset.ReferencedFrameOfReferenceSequence = [_frame_item(series)]
+    numbers = {name: number for number, name in enumerate(contour_set.objects, start=1)}
+    dataset.StructureSetROISequence = [
+        _item(
+            ROINumber=number,
+            ReferencedFrameOfReferenceUID=first.FrameOfReferenceUID,
+            ROIName=name,
+            ROIGenerationAlgorithm="MANUAL",
+        )
+        for name, number in numbers.items()
+    ]
+    image_of = _image_finder(series)
+    dataset.ROIContourSequence = [
+        _item(
+            ROIDisplayColor=list(_COLOURS[number % len(_COLOURS)]),
+            ContourSequence=[_contour_item(contour, image_of(contour)) for contour in contour_set.of(name)],
+            ReferencedROINumber=number,
+        )
+        for name, number in numbers.items()
+    ]
+    dataset.RTROIObservationsSequence = [
+        _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
+        for number in numbers.values()
+    ]
+
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        dataset.save_as(unfinished, enforce_file_format=True)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _item(**attributes: object) -> Dataset:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def _image_item(image: Dataset) -> Dataset:
+    return _item(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID)
+
+
+def _frame_item(series: Sequence[Dataset]) -> Dataset:
+    """Say that the structure set belongs to the images of a series."""
+    first = series[0]
+    images = [_image_item(image) for image in series]
+    referenced = _item(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=images)
+    study = _item(
+        ReferencedSOPClassUID=_STUDY_MANAGEMENT,
+        ReferencedSOPInstanceUID=first.StudyInstanceUID,
+        RTReferencedSeriesSequence=[referenced],
+    )
+    return _item(FrameOfReferenceUID=first.FrameOfReferenceUID, RTReferencedStudySequence=[study])
+
+
+def _contour_item(contour: Contour, image: Dataset) -> Dataset:
+    return _item(
+        ContourImageSequence=[_image_item(image)],
+        ContourGeometricType="CLOSED_PLANAR" if contour.closed else "OPEN_PLANAR",
+        NumberOfContourPoints=len(contour.points_mm),
+        ContourData=[format_number_as_ds(float(value)) for value in contour.points_mm.ravel()],
+    )
+
+
+def _image_finder(series: Sequence[Dataset]) -> Callable[[Contour], Dataset]:
+    """Make the function that tells the image of a contour's slice."""
+    row, column = np.array(series[0].ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+    normal = np.cross(row, column)
+    heights_mm = np.array([image.ImagePositionPatient for image in series], dtype=np.float64) @ normal
+    gaps_mm = np.diff(np.sort(heights_mm))
+    thickness_mm = gaps_mm.min() if len(gaps_mm) else float(series[0].SliceThickness)
+
+    def image_of(contour: Contour) -> Dataset:
+        height_mm = contour.points_mm @ normal
+        nearest = int(np.abs(heights_mm - height_mm.mean()).argmin())
+        off_mm = np.abs(height_mm - heights_mm[nearest]).max()
+        if off_mm > SLICE_TOLERANCE * thickness_mm:
+            raise ValueError(f"a contour of '{contour.object}' lies {off_mm:.2f} mm off the nearest image")
+        return series[nearest]
+
+    return image_of
