@@ -90,8 +90,7 @@ class RelevanceHead:
                 self._rows(layer, name, parameter, "segmentation").copy_(layer.get_parameter(name))
             setattr(layer, name, nn.Parameter(parameter.detach().to(layer.get_parameter(name))))
         layer.out_channels += self.num_relevance
-        layer.register_state_dict_post_hook(self._stock_state)  # type: ignore[no-untyped-call]
-        layer.register_load_state_dict_pre_hook(self._widened_state)  # type: ignore[no-untyped-call]
+        self._keep_state_stock(layer)
 
     def _rows(self, layer: nn.Module, name: str, parameter: torch.Tensor, head: str) -> torch.Tensor:
         # A transposed convolution keeps its outputs in dimension 1 of the weight.
@@ -100,19 +99,23 @@ class RelevanceHead:
             return parameter.narrow(dim, 0, self.num_segmentation)
         return parameter.narrow(dim, self.num_segmentation, self.num_relevance)
 
-    def _stock_state(self, layer: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-        for name, _ in layer.named_parameters():
-            # A clone, for saving a view would save the whole tensor behind it.
-            state[prefix + name] = self._rows(layer, name, state[prefix + name], "segmentation").clone()
+    def _keep_state_stock(self, layer: nn.Module) -> None:
+        def narrow(layer: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+            for name, _ in layer.named_parameters():
+                # A clone, for saving a view would save the whole tensor behind it.
+                state[prefix + name] = self._rows(layer, name, state[prefix + name], "segmentation").clone()
 
-    def _widened_state(self, layer: nn.Module, state: dict[str, Any], prefix: str, *_unused: Any) -> None:
-        for name, parameter in layer.named_parameters():
-            stock = state.get(prefix + name)
-            wide = parameter.detach().clone()
-            rows = self._rows(layer, name, wide, "segmentation")
-            if stock is not None and stock.shape == rows.shape:  # else torch reports the mismatch
-                rows.copy_(stock)
-                state[prefix + name] = wide
+        def widen(layer: nn.Module, state: dict[str, Any], prefix: str, *_unused: Any) -> None:
+            for name, parameter in layer.named_parameters():
+                stock = state.get(prefix + name)
+                wide = parameter.detach().clone()
+                rows = self._rows(layer, name, wide, "segmentation")
+                if stock is not None and stock.shape == rows.shape:  # else torch reports the mismatch
+                    rows.copy_(stock)
+                    state[prefix + name] = wide
+
+        layer.register_state_dict_post_hook(narrow)  # type: ignore[no-untyped-call]
+        layer.register_load_state_dict_pre_hook(widen)  # type: ignore[no-untyped-call]
 
     def _split(self, _network: nn.Module, _inputs: Any, output: Any) -> Any:
         levels = output if isinstance(output, list | tuple) else [output]

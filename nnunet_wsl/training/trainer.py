@@ -214,7 +214,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         num_image_channels = self.relevance_channels.num_image_channels
         stock_dataset_class = self.dataset_class
 
-        class ImageChannels(stock_dataset_class):  # type: ignore[misc]
+        class ImageChannels(stock_dataset_class):  # type: ignore[misc,valid-type]
             def load_case(self, identifier: str) -> tuple[Any, ...]:
                 data, *rest = super().load_case(identifier)
                 return (data[:num_image_channels], *rest)
@@ -249,7 +249,11 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     @classmethod
     def _stock_trainer_name(cls) -> str:
         """Name of the trainer that this mixin was mixed into; nnU-Net builds the network for inference with it."""
-        return next(c.__name__ for c in cls.__mro__ if not issubclass(c, RelevanceSupervision))
+        return next(
+            c.__name__
+            for c in cls.__mro__
+            if issubclass(c, nnUNetTrainer) and not issubclass(c, RelevanceSupervision)
+        )
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint of this trainer, relevance rows included."""

@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+import os
+
+# One thread and one process each: the test machine is small, and spawned pools of eight would drown it.
+os.environ.setdefault("nnUNet_def_n_proc", "1")
+os.environ.setdefault("nnUNet_n_proc_DA", "1")
+os.environ.setdefault("nnUNet_compile", "f")
