@@ -1,0 +1,123 @@
+"""``nnunet_wsl convert``: contours and images to a raw nnU-Net dataset."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from nnunet_wsl.errors import InputError
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare ``convert`` and the kinds of contours that it reads."""
+    parser = subparsers.add_parser("convert", help="make a raw nnU-Net dataset from images and contours")
+    sources = parser.add_subparsers(required=True, metavar="SOURCE_KIND")
+    _add_rtstruct(sources)
+
+
+def _add_rtstruct(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sources.add_parser(
+        "rtstruct",
+        help="DICOM image series with RTSTRUCT files",
+        description="Convert every RTSTRUCT below SOURCE, with the image series that it was drawn on, to a case of a "
+        "raw nnU-Net dataset in the folder nnUNet_raw. Cases are named after their folders: give the folders names "
+        "that may be passed on.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder that holds the DICOM files, in any arrangement")
+    parser.add_argument("--dataset", type=int, required=True, metavar="ID", help="dataset id, 1 to 999")
+    parser.add_argument("--name", required=True, help="dataset name: the dataset becomes DatasetID_NAME")
+    parser.add_argument(
+        "--roi", action="append", metavar="LABEL=REGEX",
+        help="a label and the ROIs that make it: REGEX must match the whole ROI name, in any letter case; repeat it "
+        "per label. Without it every ROI is a label, if all cases have the same ROIs",
+    )  # fmt: skip
+    parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
+    parser.add_argument(
+        "--outside", choices=("error", "clip"), default="error",
+        help="contours that leave the image by more than half a voxel (default: %(default)s)",
+    )  # fmt: skip
+    add_conversion_arguments(parser)
+    parser.set_defaults(func=_run_rtstruct)
+
+
+def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that every kind of contours shares."""
+    parser.add_argument(
+        "--relevance", choices=("per-object", "fused", "none"), default="per-object",
+        help="relevance channels: one per object, one for all, or none (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--relevance-mode", choices=("distance", "intensity", "both"), default="distance",
+        help="what the relevance falls off with (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sigma-mm", type=float, nargs="+", metavar="MM",
+        help="reach of the relevance, one value per label or one for all (default: planned from the data)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--intensity-scale", type=float, nargs="+", metavar="VALUE",
+        help="intensity difference at which the relevance has fallen off, one value per image channel or one for all "
+        "(default: planned from the data)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--annotated", choices=("auto", "all", "contoured"), default="auto",
+        help="undrawn slices: 'auto' tells by the usual step between drawn ones, 'all' takes the object to be absent, "
+        "'contoured' takes nothing to be known (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overlap", choices=("error", "priority"), default="error",
+        help="voxels inside two objects: an error, or the label of the first --roi (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same id and name")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="cases converted at the same time (default: %(default)s, the number of cores)",
+    )  # fmt: skip
+
+
+def _run_rtstruct(args: argparse.Namespace) -> int:
+    from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+
+    convert_rtstruct(
+        args.source,
+        args.dataset,
+        args.name,
+        rois=None if args.roi is None else parse_rois(args.roi),
+        modality=args.modality,
+        settings=ConversionSettings(
+            relevance=args.relevance,
+            relevance_mode=args.relevance_mode,
+            sigma_mm=args.sigma_mm and tuple(args.sigma_mm),
+            intensity_scale=args.intensity_scale and tuple(args.intensity_scale),
+            annotated=args.annotated,
+            overlap=args.overlap,
+            outside=args.outside,
+        ),
+        overwrite=args.overwrite,
+        jobs=args.jobs,
+    )
+    return 0
+
+
+def parse_rois(arguments: list[str]) -> dict[str, str]:
+    """Split ``LABEL=REGEX`` arguments.
+
+    Raises
+    ------
+    InputError
+        If an argument has no ``=``, or a label comes twice.
+    """
+    rois: dict[str, str] = {}
+    problems = []
+    for argument in arguments:
+        label, separator, expression = argument.partition("=")
+        if not separator or not expression:
+            problems.append(f"--roi '{argument}' is not LABEL=REGEX. Write, for example, --roi 'tumour=GTV.*'.")
+        elif label in rois:
+            problems.append(
+                f"--roi names label '{label}' twice. Put its expressions together: --roi '{label}=FIRST|SECOND'."
+            )
+        rois[label] = expression
+    if problems:
+        raise InputError(problems)
+    return rois

@@ -1,0 +1,6 @@
+"""From images and contours to a raw nnU-Net dataset."""
+
+from nnunet_wsl.conversion.cases import ConversionSettings
+from nnunet_wsl.conversion.rtstruct import convert_rtstruct
+
+__all__ = ["ConversionSettings", "convert_rtstruct"]

@@ -1,0 +1,100 @@
+"""What the drawn contours say about the slices between and around them.
+
+Per object and slice there are three states: a contour is drawn; the object is known to be absent; or nothing is
+known. A slice is known for an object in the first two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+AnnotationRule = Literal["auto", "all", "contoured"]
+"""``auto``: the usual step between drawn slices tells. ``all``: undrawn means absent. ``contoured``: only drawn
+slices are known."""
+
+ANNOTATION_RULES: tuple[AnnotationRule, ...] = get_args(AnnotationRule)
+
+
+@dataclass(frozen=True)
+class SliceKnowledge:
+    """What is known where, of one object of one case.
+
+    Parameters
+    ----------
+    known : ndarray of bool, shape (z,)
+        Slices on which the object is drawn or known to be absent.
+    step : int
+        The most common distance between neighbouring drawn slices, in slices; 1 means dense.
+    gaps : tuple of (int, int)
+        Neighbouring drawn slices that are further apart than the step.
+    """
+
+    known: npt.NDArray[np.bool_]
+    step: int
+    gaps: tuple[tuple[int, int], ...]
+
+
+def slice_knowledge(
+    drawn_slices: npt.NDArray[np.integer], num_slices: int, rule: AnnotationRule = "auto"
+) -> SliceKnowledge:
+    """Tell on which slices an object is known.
+
+    Parameters
+    ----------
+    drawn_slices : ndarray of int, shape (n,)
+        Sorted, unique indices of the slices that carry a contour of the object.
+    num_slices : int
+        Number of slices of the image.
+    rule : {"auto", "all", "contoured"}
+        With ``auto`` the step is the most common distance between neighbouring drawn slices (the smaller one of a
+        tie). A step of 1 is a dense annotation: on undrawn slices the object is absent. A larger step means that
+        the slices between the first and the last drawn one are unknown unless drawn. Outside that range the object
+        is absent. With ``all`` an undrawn slice means absent, with ``contoured`` it is unknown.
+
+    Returns
+    -------
+    SliceKnowledge
+    """
+    distances = np.diff(drawn_slices)
+    counts = Counter(distances.tolist())
+    step = min(counts, key=lambda distance: (-counts[distance], distance)) if counts else 1
+    gaps = tuple((int(drawn_slices[i]), int(drawn_slices[i + 1])) for i in np.flatnonzero(distances > step).tolist())
+    known = np.ones(num_slices, np.bool_)
+    if rule == "contoured":
+        known[:] = False
+    elif rule == "auto" and step > 1:
+        known[drawn_slices[0] : drawn_slices[-1]] = False
+    known[drawn_slices] = True
+    return SliceKnowledge(known, step, gaps)
+
+
+def label_map(masks: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.uint8]:
+    """Make the label map of one case.
+
+    A voxel inside a drawn contour is known, even where another object is unknown; inside several objects it takes
+    the label of the first one. A voxel outside all contours is background if every object is known on its slice,
+    else ignored.
+
+    Parameters
+    ----------
+    masks : sequence of K ndarray of bool, shape (z, y, x)
+        The inside of the contours of each object, from the highest priority on.
+    known : sequence of K ndarray of bool, shape (z,)
+        Known slices of each object.
+
+    Returns
+    -------
+    ndarray of uint8, shape (z, y, x)
+        0 background, 1..K the objects, K + 1 ignore.
+    """
+    labels = np.zeros(masks[0].shape, np.uint8)
+    labels[~np.logical_and.reduce(known)] = len(masks) + 1
+    for label in range(len(masks), 0, -1):
+        labels[masks[label - 1]] = label
+    return labels

@@ -1,0 +1,330 @@
+"""From cases, each an image with its contours, to a raw nnU-Net dataset.
+
+The cases are gone through twice: the first pass writes images and label maps and measures what the scales of the
+relevance are planned from; the second writes the relevance channels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nnunet_wsl.contours import ContourSet, Grid, contour_voxels, drawn_slices, place, rasterise
+from nnunet_wsl.contract import FUSED
+from nnunet_wsl.conversion.annotation import AnnotationRule, label_map, slice_knowledge
+from nnunet_wsl.conversion.dataset import (
+    MAX_OBJECTS,
+    build_dataset,
+    image_path,
+    label_path,
+    read_volume,
+    write_dataset_json,
+    write_json,
+    write_volume,
+)
+from nnunet_wsl.conversion.report import CaseSketch, ObjectReport, draw_overview, log_reports, write_reports
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.relevance import (
+    CaseFingerprint,
+    RelevanceSettings,
+    case_fingerprint,
+    fuse,
+    plan_scales,
+    relevance_maps,
+)
+
+_LOG = logging.getLogger(__name__)
+
+Input = TypeVar("Input")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ConversionSettings:
+    """How contours become masks and relevance channels.
+
+    Parameters
+    ----------
+    relevance : {"per-object", "fused", "none"}
+        One relevance channel per object, one for all (the maximum), or none.
+    relevance_mode : {"distance", "intensity", "both"}
+        What the relevance falls off with.
+    sigma_mm : tuple of float, optional
+        How far the relevance reaches: one value per object or one for all. Planned from the data by default.
+    intensity_scale : tuple of float, optional
+        Intensity difference at which the relevance has fallen off: one value per image channel or one for all, in
+        the channel's units. Planned from the data by default.
+    annotated : {"auto", "all", "contoured"}
+        What an undrawn slice means, see :func:`nnunet_wsl.conversion.annotation.slice_knowledge`.
+    overlap : {"error", "priority"}
+        What a voxel inside two objects becomes: an error, or the object that is named first. As in the priority
+        lists of radiotherapy, the first is the highest: name the GTV before the PTV.
+    outside : {"error", "clip"}
+        What happens to contours that leave the image by more than half a voxel.
+    """
+
+    relevance: Literal["per-object", "fused", "none"] = "per-object"
+    relevance_mode: Literal["distance", "intensity", "both"] = "distance"
+    sigma_mm: tuple[float, ...] | None = None
+    intensity_scale: tuple[float, ...] | None = None
+    annotated: AnnotationRule = "auto"
+    overlap: Literal["error", "priority"] = "error"
+    outside: Literal["error", "clip"] = "error"
+
+
+class Case(Protocol):
+    """One case of a dataset, read when its turn comes."""
+
+    @property
+    def name(self) -> str:
+        """Name of the case, unique in the dataset."""
+
+    def read(self) -> tuple[npt.NDArray[Any], Grid, ContourSet]:
+        """Return the image, shape (channel, z, y, x), its grid, and the contours of the dataset's objects."""
+
+
+@dataclass(frozen=True)
+class _PreparedCase:
+    """What the first pass learns about a case; its image, labels and contour voxels are on disk."""
+
+    name: str
+    grid: Grid
+    reports: tuple[ObjectReport, ...]
+    sketch: CaseSketch
+    has_ignore: bool
+    fingerprint: CaseFingerprint
+
+
+def convert_cases(
+    target: Path,
+    cases: Sequence[Case],
+    *,
+    objects: Sequence[str],
+    image_channels: Sequence[str],
+    splits: Sequence[dict[str, list[str]]],
+    settings: ConversionSettings,
+    jobs: int = 1,
+) -> None:
+    """Write the dataset of some cases; it appears whole or not at all.
+
+    Parameters
+    ----------
+    target : Path
+        Folder of the dataset, see :func:`nnunet_wsl.conversion.dataset.target_folder`; replaced if it exists.
+    cases : sequence of Case
+        At least one.
+    objects : sequence of str
+        The labels, values 1..K: the objects of every case's contours, in this order.
+    image_channels : sequence of str
+        nnU-Net's channel names of the images.
+    splits : sequence of dict
+        Content of ``splits_final.json``; not written if empty.
+    settings : ConversionSettings
+        How to convert.
+    jobs : int
+        Number of cases converted at the same time.
+
+    Raises
+    ------
+    InputError
+        With the problems of all cases together.
+    """
+    if len(objects) > MAX_OBJECTS:
+        raise InputError(f"{len(objects)} labels are too many; expected at most {MAX_OBJECTS}. Select fewer ROIs.")
+    _check_scales(settings, len(objects), len(image_channels))
+    relevance_channels = {"per-object": tuple(objects), "fused": (FUSED,), "none": ()}[settings.relevance]
+    with build_dataset(target) as building:
+        for folder in (image_path(building, "", 0).parent, label_path(building, "").parent, _voxels_folder(building)):
+            folder.mkdir()
+        prepared, problems = for_all(lambda case: _prepare(case, building, settings), cases, jobs, "Reading cases")
+        if problems:
+            raise InputError(problems)
+        planned = None
+        if settings.relevance != "none":
+            planned = _plan(settings, [case.fingerprint for case in prepared])
+            _, problems = for_all(
+                lambda case: _write_relevance(case, building, planned, len(image_channels), settings),
+                prepared,
+                jobs,
+                "Writing relevance",
+            )
+            if problems:
+                raise InputError(problems)
+        shutil.rmtree(_voxels_folder(building))
+        write_dataset_json(
+            building,
+            name=target.name,
+            image_channels=image_channels,
+            objects=objects,
+            has_ignore=any(case.has_ignore for case in prepared),
+            num_cases=len(cases),
+            relevance_channels=relevance_channels,
+            settings={
+                "objects": list(objects),
+                "relevance_settings": planned.to_dict() if planned else None,
+                "fusion": "max" if settings.relevance == "fused" else None,
+                "annotated": settings.annotated,
+                "overlap": settings.overlap,
+                "outside": settings.outside,
+            },
+        )
+        if splits:
+            write_json(building / "splits_final.json", splits)
+        reports = [report for case in prepared for report in case.reports]
+        write_reports(building, reports)
+        draw_overview(
+            building,
+            [case.sketch for case in prepared],
+            objects=objects,
+            image_channels=len(image_channels),
+            channels=len(image_channels) + len(relevance_channels),
+        )
+    log_reports(reports)
+
+
+def for_all(
+    function: Callable[[Input], Result], items: Sequence[Input], jobs: int, description: str
+) -> tuple[list[Result], list[str]]:
+    """Apply a function to all items, in parallel processes and with a progress bar.
+
+    Parameters
+    ----------
+    function : callable
+        Raises InputError for a bad item.
+    items : sequence
+        Its arguments.
+    jobs : int
+        Number of processes; 1 stays in this one.
+    description : str
+        Text of the progress bar.
+
+    Returns
+    -------
+    list
+        The results of the good items.
+    list of str
+        The problems of all bad items.
+    """
+
+    def attempt(item: Input) -> Result | InputError:
+        try:
+            return function(item)
+        except InputError as error:
+            return error
+
+    outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(attempt)(item) for item in items)
+    outcomes = list(tqdm(outcomes, description, len(items), delay=2, unit="case"))
+    return (
+        [outcome for outcome in outcomes if not isinstance(outcome, InputError)],
+        [problem for outcome in outcomes if isinstance(outcome, InputError) for problem in outcome.problems],
+    )
+
+
+def _check_scales(settings: ConversionSettings, num_objects: int, num_channels: int) -> None:
+    problems = [
+        f"{option} has {len(values)} values; expected 1, or {expected}, one per {each}."
+        for option, values, expected, each in (
+            ("--sigma-mm", settings.sigma_mm, num_objects, "label"),
+            ("--intensity-scale", settings.intensity_scale, num_channels, "image channel"),
+        )
+        if values is not None and len(values) not in (1, expected)
+    ]
+    problems += [
+        f"{option} {value} is not a positive number."
+        for option, values in (("--sigma-mm", settings.sigma_mm), ("--intensity-scale", settings.intensity_scale))
+        for value in values or ()
+        if not (np.isfinite(value) and value > 0)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _prepare(case: Case, building: Path, settings: ConversionSettings) -> _PreparedCase:
+    """Write image, label map and contour voxels of a case; return what the second pass needs."""
+    image, grid, contours = case.read()
+    placed = place(contours, grid, case=case.name, outside=settings.outside)
+    masks = [rasterise(placed, name) for name in placed.objects]
+    if settings.overlap == "error":
+        _check_overlap(case.name, placed.objects, masks, grid)
+    drawn = [drawn_slices(placed, name) for name in placed.objects]
+    knowledge = [slice_knowledge(slices, len(masks[0]), settings.annotated) for slices in drawn]
+    labels = label_map(masks, [one.known for one in knowledge])
+    voxels = [contour_voxels(placed, name) for name in placed.objects]
+    for channel, volume in enumerate(image):
+        write_volume(image_path(building, case.name, channel), volume, grid)
+    write_volume(label_path(building, case.name), labels, grid)
+    np.savez(_voxels_folder(building) / f"{case.name}.npz", *voxels)
+    voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
+    return _PreparedCase(
+        case.name,
+        grid,
+        tuple(
+            ObjectReport.of(case.name, name, placed, slices, one, float(mask.sum()) * voxel_mm3)
+            for name, slices, one, mask in zip(placed.objects, drawn, knowledge, masks, strict=True)
+        ),
+        CaseSketch.of(case.name, placed),
+        bool((labels == len(masks) + 1).any()),
+        case_fingerprint(image, masks, voxels, tuple(grid.spacing_mm_zyx)),
+    )
+
+
+def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], grid: Grid) -> None:
+    voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
+    problems = []
+    for (a, mask_a), (b, mask_b) in itertools.combinations(zip(objects, masks, strict=True), 2):
+        if num_voxels := np.count_nonzero(mask_a & mask_b):
+            problems.append(
+                f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 "
+                f"({num_voxels} voxels), but a voxel can have one label only. Pass --overlap priority to give "
+                "such voxels to the label that is named first, or correct the contours."
+            )
+    if problems:
+        raise InputError(problems)
+
+
+def _plan(settings: ConversionSettings, fingerprints: Sequence[CaseFingerprint]) -> RelevanceSettings:
+    """Plan the scales of the relevance from all cases, and put the user's in their place."""
+    sigma_mm, intensity_scale, cutoff_mm = plan_scales(fingerprints)
+    if settings.sigma_mm is not None:
+        chosen_mm = _one_each(settings.sigma_mm, len(sigma_mm))
+        cutoff_mm = tuple(c / s * own for c, s, own in zip(cutoff_mm, sigma_mm, chosen_mm, strict=True))
+        sigma_mm = chosen_mm
+    if settings.intensity_scale is not None:
+        intensity_scale = _one_each(settings.intensity_scale, len(intensity_scale))
+    return RelevanceSettings(
+        mode=settings.relevance_mode, sigma_mm=sigma_mm, intensity_scale=intensity_scale, cutoff_mm=cutoff_mm
+    )
+
+
+def _one_each(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return values * count if len(values) == 1 else values
+
+
+def _write_relevance(
+    case: _PreparedCase, building: Path, planned: RelevanceSettings, num_channels: int, settings: ConversionSettings
+) -> None:
+    """Write the relevance channels of a case behind its image channels."""
+    image = np.stack([read_volume(image_path(building, case.name, channel)) for channel in range(num_channels)])
+    with np.load(_voxels_folder(building) / f"{case.name}.npz") as stored:
+        voxels = [stored[name] for name in stored.files]
+    maps = relevance_maps(image, voxels, tuple(case.grid.spacing_mm_zyx), planned)
+    if settings.relevance == "fused":
+        maps = fuse(maps, "max")[np.newaxis]
+    # nnU-Net crops to where any channel is not zero: the relevance must not widen that.
+    maps *= (image != 0).any(axis=0)
+    for channel, volume in enumerate(maps, start=num_channels):
+        write_volume(image_path(building, case.name, channel), volume, case.grid)
+
+
+def _voxels_folder(building: Path) -> Path:
+    return building / "contour_voxels"

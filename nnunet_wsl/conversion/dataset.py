@@ -1,0 +1,217 @@
+"""The raw nnU-Net dataset on disk: where it goes, what its files are, and that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from nnunet_wsl import __version__
+from nnunet_wsl.contours import Grid
+from nnunet_wsl.contract import FORMAT_VERSION
+from nnunet_wsl.errors import InputError
+
+FILE_ENDING = ".nii.gz"
+
+RELEVANCE_CHANNEL_NAME = "noNorm"
+"""Channel name that keeps nnU-Net from normalising the relevance; several channels may share it."""
+
+MAX_OBJECTS = 253
+"""Labels are one byte: background, objects, ignore."""
+
+
+def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Path:
+    """Return the folder of a new raw dataset, after checking that it can be made.
+
+    Parameters
+    ----------
+    dataset_id : int
+        1 to 999.
+    name : str
+        Name of the dataset, without the prefix ``DatasetXXX_``.
+    overwrite : bool
+        Whether a raw dataset of the same id and name may be replaced.
+
+    Raises
+    ------
+    InputError
+        If ``nnUNet_raw`` is unset or cannot be written to, the id or name is not one of nnU-Net's, or the id is
+        taken.
+    """
+    problems = []
+    if not 1 <= dataset_id <= 999:
+        problems.append(f"Dataset id {dataset_id} is not between 1 and 999. Choose another --dataset.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        problems.append(f"Dataset name '{name}' may have letters, digits, '_' and '-' only. Choose another --name.")
+    raw = os.environ.get("nnUNet_raw")
+    if not raw:
+        problems.append(
+            "The environment variable nnUNet_raw is not set, so nnU-Net's raw datasets have no folder. "
+            "Set it, for example: export nnUNet_raw=$HOME/nnUNet_raw"
+        )
+    if problems or not raw:
+        raise InputError(problems)
+    folder = Path(raw).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"nnUNet_raw is '{folder}', which cannot be created ({error.strerror}). Set it to a folder of yours."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"nnUNet_raw is '{folder}', which you may not write to. Change its permissions or set another folder."
+        )
+    target = folder / f"Dataset{dataset_id:03d}_{name}"
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        parent = os.environ.get(variable)
+        for taken in sorted(Path(parent).glob(f"Dataset{dataset_id:03d}*")) if parent else ():
+            if taken.name != target.name:
+                problems.append(
+                    f"Dataset id {dataset_id} is already taken by {taken.name} in {variable}. "
+                    "Choose another --dataset, or remove that folder."
+                )
+            elif variable == "nnUNet_raw" and not overwrite:
+                problems.append(
+                    f"Dataset id {dataset_id} is already taken by {taken.name} in {variable}. "
+                    "Pass --overwrite to replace it, or choose another --dataset."
+                )
+    if problems:
+        raise InputError(problems)
+    return target
+
+
+@contextmanager
+def build_dataset(target: Path) -> Iterator[Path]:
+    """Build a dataset beside its place and move it there when all is done.
+
+    The folder in which it grows has a hidden name that nnU-Net does not take for a dataset. It is removed if
+    anything fails; what a killed run has left is removed by the next.
+
+    Parameters
+    ----------
+    target : Path
+        Folder of the dataset; replaced if it exists.
+
+    Yields
+    ------
+    Path
+        The folder to build in.
+    """
+    building = target.with_name(f".{target.name}.building")
+    replaced = target.with_name(f".{target.name}.replaced")
+    try:
+        for leftover in (building, replaced):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        building.mkdir()
+    except OSError as error:
+        raise InputError(
+            f"'{building}' cannot be written ({error.strerror}). Check the permissions and the space of nnUNet_raw."
+        ) from error
+    try:
+        yield building
+        if target.exists():
+            target.rename(replaced)
+        building.rename(target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        if replaced.exists():
+            replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def image_path(dataset: Path, case: str, channel: int) -> Path:
+    """Return the file of one channel of a training case."""
+    return dataset / "imagesTr" / f"{case}_{channel:04d}{FILE_ENDING}"
+
+
+def label_path(dataset: Path, case: str) -> Path:
+    """Return the file of the label map of a training case."""
+    return dataset / "labelsTr" / f"{case}{FILE_ENDING}"
+
+
+def write_volume(path: Path, volume: npt.NDArray[Any], grid: Grid) -> None:
+    """Write a volume of shape (z, y, x) with the geometry of a grid; nothing else goes into the header."""
+    image = sitk.GetImageFromArray(volume)
+    image.SetOrigin([float(value) for value in grid.origin_mm])
+    image.SetSpacing([float(value) for value in grid.spacing_mm_xyz])
+    image.SetDirection(np.asarray(grid.direction, np.float64).ravel().tolist())
+    # Level 1 is several times faster than the default and the files are hardly larger.
+    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+
+
+def read_volume(path: Path) -> npt.NDArray[Any]:
+    """Read back a volume of shape (z, y, x)."""
+    volume: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    return volume
+
+
+def write_dataset_json(
+    dataset: Path,
+    *,
+    name: str,
+    image_channels: Sequence[str],
+    objects: Sequence[str],
+    has_ignore: bool,
+    num_cases: int,
+    relevance_channels: Sequence[str],
+    settings: dict[str, Any],
+) -> None:
+    """Write ``dataset.json``: nnU-Net's keys and the block ``"wsl"``.
+
+    Parameters
+    ----------
+    dataset : Path
+        Folder in which the dataset is built.
+    name : str
+        Full name of the dataset, ``DatasetXXX_NAME``.
+    image_channels : sequence of str
+        Names of the image channels; nnU-Net chooses the normalisation by them (``CT`` or z-score).
+    objects : sequence of str
+        Label names, values 1..K.
+    has_ignore : bool
+        Whether any label map uses the value K + 1, ignore.
+    num_cases : int
+        Number of training cases.
+    relevance_channels : sequence of str
+        The object of each relevance channel, or ``contract.FUSED``; they follow the image channels.
+    settings : dict
+        What else repeats the conversion; goes into the block ``"wsl"``.
+    """
+    channel_names = [*image_channels, *[RELEVANCE_CHANNEL_NAME] * len(relevance_channels)]
+    labels = {"background": 0} | {label: value for value, label in enumerate(objects, start=1)}
+    if has_ignore:
+        labels["ignore"] = len(objects) + 1
+    content = {
+        "channel_names": {str(channel): text for channel, text in enumerate(channel_names)},
+        "labels": labels,
+        "numTraining": num_cases,
+        "file_ending": FILE_ENDING,
+        "name": name,
+        "converted_by": f"nnunet_wsl {__version__}",
+        "wsl": {
+            "format_version": FORMAT_VERSION,
+            "package_version": __version__,
+            "relevance_channels": {
+                str(channel): text for channel, text in enumerate(relevance_channels, start=len(image_channels))
+            },
+            **settings,
+        },
+    }
+    write_json(dataset / "dataset.json", content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as nnU-Net writes its own: indented, keys in the given order."""
+    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

@@ -1,0 +1,105 @@
+"""Which image series the contours of an RTSTRUCT were drawn on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnunet_wsl.contours import ContourSet, RTStruct, place
+from nnunet_wsl.conversion.series import Series
+from nnunet_wsl.errors import InputError
+
+
+def match_series(
+    rtstruct: RTStruct, contours: ContourSet, series: Sequence[Series], modality: str | None = None
+) -> Series | None:
+    """Find the series that an RTSTRUCT belongs to.
+
+    First by its references to a series or to slices; if none of those is there, by the frame of reference; where
+    either side has no frame of reference, by geometry: all contours lie within the image and on its planes. Geometry
+    also decides between several series that were found by reference or by frame of reference.
+
+    Parameters
+    ----------
+    rtstruct : RTStruct
+        The structure set.
+    contours : ContourSet
+        Its selected objects; their geometry decides between series.
+    series : sequence of Series
+        All series of the source.
+    modality : str, optional
+        DICOM modality of the images to convert.
+
+    Returns
+    -------
+    Series or None
+        None if the structure set belongs to series of other modalities: then it is no case of this run.
+
+    Raises
+    ------
+    InputError
+        If no series matches, two match equally well, or the referenced series is in another frame of reference.
+    """
+    frame = rtstruct.frame_of_reference_uid
+    if found := _referenced(rtstruct, series):
+        how = "are referenced by it"
+    elif found := [s for s in series if frame in s.frame_of_reference_uids]:
+        how = "share its frame of reference"
+        found = _best_fitting(contours, found)
+    else:
+        how = "contain its contours"
+        found = [s for s in series if (not frame or not s.frame_of_reference_uids) and _fits(contours, s)]
+    if not found:
+        raise InputError(_no_match(series, modality))
+    candidates = _best_fitting(contours, [s for s in found if modality in (None, s.modality)])
+    if len(candidates) > 1:
+        raise InputError(
+            f"{len(candidates)} series {how} and fit its contours equally well: "
+            f"{'; '.join(f'the {s}' for s in candidates)}. Choose one with --modality, or move the others away."
+        )
+    if not candidates:
+        return None
+    chosen = candidates[0]
+    if frame and chosen.frame_of_reference_uids and frame not in chosen.frame_of_reference_uids:
+        raise InputError(
+            f"the {chosen}, which it references, is in another frame of reference than its contours, so their "
+            "coordinates cannot be compared. Export the RTSTRUCT again for this series, or register them first."
+        )
+    return chosen
+
+
+def _referenced(rtstruct: RTStruct, series: Sequence[Series]) -> list[Series]:
+    return [s for s in series if s.uid in rtstruct.referenced_series_uids] or [
+        s for s in series if any(image.sop_uid in rtstruct.referenced_sop_uids for image in s.slices)
+    ]
+
+
+def _best_fitting(contours: ContourSet, series: list[Series]) -> list[Series]:
+    """Return the series that the contours fit, or all of them if they fit none."""
+    return ([s for s in series if _fits(contours, s)] or series) if len(series) > 1 else series
+
+
+def _fits(contours: ContourSet, series: Series) -> bool:
+    """Return whether there are contours, and all lie within the series' grid and on its planes."""
+    try:
+        place(contours, series.grid(), case="")
+    except InputError:
+        return False
+    return len(contours.contours) > 0
+
+
+def _no_match(series: Sequence[Series], modality: str | None) -> str:
+    wanted = [s for s in series if modality in (None, s.modality)]
+    irregular = "".join(f" Not considered: {problem}" for s in wanted for problem in _grid_problems(s))
+    return (
+        "no image series matches it: expected the series that it references, one in its frame of reference, or one "
+        f"on whose planes its contours lie; found none among {len(wanted)} {modality or 'image'} series. "
+        f"Add its images to the source.{irregular}"
+    )
+
+
+def _grid_problems(series: Series) -> tuple[str, ...]:
+    try:
+        series.grid()
+    except InputError as error:
+        return error.problems
+    return ()

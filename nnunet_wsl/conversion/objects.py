@@ -1,0 +1,126 @@
+"""Which ROIs of a structure set become which label of the dataset."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from nnunet_wsl.errors import InputError
+
+RESERVED_LABELS = ("background", "ignore")
+
+
+def check_rois(rois: Mapping[str, str]) -> None:
+    """Check labels and regular expressions before any file is read.
+
+    Raises
+    ------
+    InputError
+        If a label is reserved or empty, or an expression is not valid.
+    """
+    problems = []
+    for label, expression in rois.items():
+        if not label.strip() or label.lower() in RESERVED_LABELS:
+            problems.append(f"Label '{label}' cannot be used: it is empty or nnU-Net's own. Choose another name.")
+        try:
+            re.compile(expression)
+        except re.error as error:
+            problems.append(
+                f"'{expression}', the expression of label '{label}', is not a regular expression: {error}. "
+                "Put a backslash before characters such as '+' and '('."
+            )
+    if problems:
+        raise InputError(problems)
+
+
+def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Make every ROI a label of its own, where all cases have the same ROIs.
+
+    Parameters
+    ----------
+    names_of_cases : mapping of str to sequence of str
+        The ROI names of each case.
+
+    Returns
+    -------
+    dict of str to str
+        Label to regular expression, in the order of the first case.
+
+    Raises
+    ------
+    InputError
+        If the cases have different ROIs: then only the user knows which are the same.
+    """
+    first = next(iter(names_of_cases.values()))
+    if all(set(names) == set(first) for names in names_of_cases.values()):
+        return {name: re.escape(name) for name in first}
+    counts = Counter(name for names in names_of_cases.values() for name in set(names))
+    listing = ", ".join(f"'{name}' ({count})" for name, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
+    raise InputError(
+        f"The {len(names_of_cases)} cases have different ROIs, so the labels are not clear. ROI names and the number "
+        f"of cases that have them: {listing}. Say which make a label, for example --roi "
+        f"'{min(counts, key=lambda name: (-counts[name], name))}=REGEX', once per label."
+    )
+
+
+def matching_names(names: Iterable[str], rois: Mapping[str, str]) -> list[str]:
+    """Return the ROI names that match any of the expressions, see :func:`match_rois`."""
+    return [name for name in names if any(_matches(name, expression) for expression in rois.values())]
+
+
+def match_rois(case: str, num_contours: Mapping[str, int], rois: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Assign the ROIs of one case to labels.
+
+    Parameters
+    ----------
+    case : str
+        Name of the case, for messages.
+    num_contours : mapping of str to int
+        Number of contours of each ROI of the case.
+    rois : mapping of str to str
+        Label to regular expression, which must match the whole ROI name, in any letter case.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        Label to ROI names, in the order of ``rois``; several ROIs are united.
+
+    Raises
+    ------
+    InputError
+        If a label has no ROI, an ROI matches two labels, or an ROI has no contours.
+    """
+    matched = {
+        label: tuple(name for name in num_contours if _matches(name, expression)) for label, expression in rois.items()
+    }
+    listing = ", ".join(f"'{name}'" for name in num_contours) or "none"
+    problems = [
+        f"Case '{case}': no ROI matches '{rois[label]}' for label '{label}'. It has the ROIs {listing}. "
+        "Change the expression of --roi, or remove the case."
+        for label, found in matched.items()
+        if not found
+    ]
+    labels_of: dict[str, list[str]] = {}
+    for label, found in matched.items():
+        for name in found:
+            labels_of.setdefault(name, []).append(label)
+    problems += [
+        f"Case '{case}': ROI '{name}' matches the labels {', '.join(map(repr, labels))}; expected one. "
+        "Make the expressions of --roi narrower."
+        for name, labels in labels_of.items()
+        if len(labels) > 1
+    ]
+    problems += [
+        f"Case '{case}': ROI '{name}' for label '{labels[0]}' has no contours. "
+        "Draw it, leave it out with a narrower --roi, or remove the case."
+        for name, labels in labels_of.items()
+        if num_contours[name] == 0
+    ]
+    if problems:
+        raise InputError(problems)
+    return matched
+
+
+def _matches(name: str, expression: str) -> bool:
+    return re.fullmatch(expression, name, re.IGNORECASE) is not None

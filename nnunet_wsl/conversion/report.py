@@ -1,0 +1,224 @@
+"""What a conversion found: a table of all cases and objects, and a picture of some cases to look at."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from nnunet_wsl.contours import PlacedContours
+from nnunet_wsl.conversion.annotation import SliceKnowledge
+from nnunet_wsl.conversion.dataset import image_path, label_path, read_volume
+
+_LOG = logging.getLogger(__name__)
+
+REPORT_FILE = "wsl_report.csv"
+OVERVIEW_FILE = "wsl_overview.png"
+
+OVERVIEW_CASES = 6
+"""Cases in the picture, spread evenly over the dataset."""
+
+_COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#bf5af2", "#64d2ff", "#ff9f0a", "#ac8e68")
+_IGNORE_COLOUR = "#8e8e93"
+
+
+@dataclass(frozen=True)
+class ObjectReport:
+    """One line of the table: one object of one case.
+
+    Parameters
+    ----------
+    case, object : str
+        Of which case and label.
+    drawn_slices, first_slice, last_slice : int
+        Number of slices with a contour, and their range, counted from 0.
+    step : int
+        Usual distance between neighbouring drawn slices; 1 is a dense annotation.
+    gaps : str
+        Neighbouring drawn slices that are further apart, as ``12-15``.
+    volume_mm3 : float
+        Volume inside the contours.
+    clipped_contours : int
+        Contours that were cut at the border of the image.
+    clipped_area_mm2, clipped_farthest_mm : float
+        The area cut off, and how far it reached.
+    repeated_contours : int
+        Contours drawn twice, which were used once.
+    """
+
+    case: str
+    object: str
+    drawn_slices: int
+    first_slice: int
+    last_slice: int
+    step: int
+    gaps: str
+    volume_mm3: float
+    clipped_contours: int
+    clipped_area_mm2: float
+    clipped_farthest_mm: float
+    repeated_contours: int
+
+    @classmethod
+    def of(
+        cls,
+        case: str,
+        object_name: str,
+        placed: PlacedContours,
+        drawn: npt.NDArray[np.integer],
+        knowledge: SliceKnowledge,
+        volume_mm3: float,
+    ) -> ObjectReport:
+        """Summarise the contours of one object."""
+        sources = {contour.source for contour in placed.contours if contour.object == object_name}
+        clippings = [clipping for clipping in placed.clippings if clipping.source in sources]
+        return cls(
+            case=case,
+            object=object_name,
+            drawn_slices=len(drawn),
+            first_slice=int(drawn[0]) if len(drawn) else -1,
+            last_slice=int(drawn[-1]) if len(drawn) else -1,
+            step=knowledge.step,
+            gaps=" ".join(f"{before}-{after}" for before, after in knowledge.gaps),
+            volume_mm3=round(volume_mm3, 1),
+            clipped_contours=sum(clipping.contours for clipping in clippings),
+            clipped_area_mm2=round(sum(clipping.area_mm2 for clipping in clippings), 1),
+            clipped_farthest_mm=round(max((clipping.farthest_mm for clipping in clippings), default=0.0), 1),
+            repeated_contours=sum(repeats.contours for repeats in placed.repeats if repeats.source in sources),
+        )
+
+
+@dataclass(frozen=True)
+class CaseSketch:
+    """The contours of one slice, to be drawn over the image.
+
+    Parameters
+    ----------
+    case : str
+        Name of the case.
+    slice_index : int
+        The middle one of the slices with a contour.
+    polylines : tuple of (int, ndarray)
+        Label value and the points of each contour on that slice, continuous voxel index (y, x).
+    spacing_mm_yx : tuple of 2 float
+        In-plane voxel spacing.
+    """
+
+    case: str
+    slice_index: int
+    polylines: tuple[tuple[int, npt.NDArray[np.float64]], ...]
+    spacing_mm_yx: tuple[float, float]
+
+    @classmethod
+    def of(cls, case: str, placed: PlacedContours) -> CaseSketch:
+        """Take the middle slice of the drawn ones."""
+        drawn = sorted({contour.slice_index for contour in placed.contours})
+        middle = drawn[len(drawn) // 2] if drawn else 0
+        return cls(
+            case=case,
+            slice_index=middle,
+            polylines=tuple(
+                (
+                    placed.objects.index(contour.object) + 1,
+                    contour.points_yx_vox[[*range(len(contour.points_yx_vox)), *([0] if contour.closed else [])]],
+                )
+                for contour in placed.contours
+                if contour.slice_index == middle
+            ),
+            spacing_mm_yx=(float(placed.grid.spacing_mm_zyx[1]), float(placed.grid.spacing_mm_zyx[2])),
+        )
+
+
+def write_reports(dataset: Path, reports: Sequence[ObjectReport]) -> None:
+    """Write the table as ``wsl_report.csv``."""
+    with (dataset / REPORT_FILE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(ObjectReport)])
+        writer.writeheader()
+        writer.writerows(asdict(report) for report in reports)
+
+
+def log_reports(reports: Sequence[ObjectReport]) -> None:
+    """Log a summary per object, and whatever a user should look at."""
+    for name in dict.fromkeys(report.object for report in reports):
+        of_object = [report for report in reports if report.object == name]
+        volumes_ml = [report.volume_mm3 / 1000 for report in of_object]
+        steps = sorted({report.step for report in of_object})
+        _LOG.info(
+            "Label '%s': %d cases, %d slices drawn (step %s), volume %.1f ml (%.1f to %.1f).",
+            name, len(of_object), sum(report.drawn_slices for report in of_object),
+            ", ".join(map(str, steps)), float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
+        )  # fmt: skip
+    for report in reports:
+        where = f"Case '{report.case}', label '{report.object}'"
+        if report.gaps:
+            _LOG.warning("%s: gaps wider than the usual %d slice(s): %s.", where, report.step, report.gaps)
+        if report.volume_mm3 == 0:
+            _LOG.warning("%s: the contours enclose no voxel centre, the mask is empty.", where)
+        if report.clipped_contours:
+            _LOG.warning(
+                "%s: %d contours were clipped at the border of the image, %.1f mm2 in all, up to %.1f mm outside.",
+                where, report.clipped_contours, report.clipped_area_mm2, report.clipped_farthest_mm,
+            )  # fmt: skip
+        if report.repeated_contours:
+            _LOG.warning("%s: %d contours are drawn twice and were used once.", where, report.repeated_contours)
+
+
+def draw_overview(
+    dataset: Path, sketches: Sequence[CaseSketch], *, objects: Sequence[str], image_channels: int, channels: int
+) -> None:
+    """Draw some cases as ``wsl_overview.png``: image with contours, label map, relevance, one row per case.
+
+    Parameters
+    ----------
+    dataset : Path
+        Folder of the dataset, with images and labels.
+    sketches : sequence of CaseSketch
+        All cases; a few are drawn.
+    objects : sequence of str
+        The labels, values 1..K; K + 1 is ignore.
+    image_channels, channels : int
+        Number of image channels, and of all channels with those of the relevance behind.
+    """
+    count = min(OVERVIEW_CASES, len(sketches))
+    chosen = [sketches[i] for i in np.linspace(0, len(sketches) - 1, count).round().astype(int)]
+    titles = ["image and contours", "label map", *(["relevance"] if channels > image_channels else [])]
+    colours = [*itertools.islice(itertools.cycle(_COLOURS), len(objects)), _IGNORE_COLOUR]
+    figure = Figure(figsize=(3.4 * len(titles), 3.2 * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(count, len(titles), squeeze=False)
+    for row, sketch in zip(axes, chosen, strict=True):
+        k = sketch.slice_index
+        image = read_volume(image_path(dataset, sketch.case, 0))[k].astype(np.float32)
+        low, high = np.percentile(image, (1, 99.5))
+        for axis in row[:2]:
+            axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+        labels = read_volume(label_path(dataset, sketch.case))[k]
+        overlay = np.array([(0, 0, 0, 0), *(to_rgba(colour, alpha=0.5) for colour in colours)])
+        row[1].imshow(overlay[labels], interpolation="nearest")
+        if channels > image_channels:
+            maps = [read_volume(image_path(dataset, sketch.case, c))[k] for c in range(image_channels, channels)]
+            row[2].imshow(np.max(maps, axis=0), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        for label, points_yx in sketch.polylines:
+            row[0].plot(points_yx[:, 1], points_yx[:, 0], color=colours[label - 1], linewidth=1.2)
+        for axis in row:
+            axis.set_aspect(sketch.spacing_mm_yx[0] / sketch.spacing_mm_yx[1])
+            axis.set_xlim(-0.5, image.shape[1] - 0.5)
+            axis.set_ylim(image.shape[0] - 0.5, -0.5)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        row[0].set_ylabel(f"{sketch.case}, slice {k}", fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, [*objects, "ignore"], strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8)
+    figure.savefig(dataset / OVERVIEW_FILE, dpi=110, metadata={"Software": None})

@@ -1,0 +1,218 @@
+"""From DICOM series and their RTSTRUCT files to a raw nnU-Net dataset."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from nnunet_wsl.contours import ContourSet, Grid, place, read_rtstruct
+from nnunet_wsl.conversion.cases import ConversionSettings, convert_cases, for_all
+from nnunet_wsl.conversion.dataset import target_folder
+from nnunet_wsl.conversion.matching import match_series
+from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
+from nnunet_wsl.conversion.objects import check_rois, match_rois, matching_names, rois_of_all
+from nnunet_wsl.conversion.series import DicomSource, Series, find_dicom
+from nnunet_wsl.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _StructureSet:
+    """An RTSTRUCT, its ROIs, and the series that it was drawn on."""
+
+    path: Path
+    num_contours: dict[str, int]
+    series: Series
+
+
+@dataclass(frozen=True)
+class RTStructCase:
+    """A structure set with its series, as a case of a dataset.
+
+    Parameters
+    ----------
+    name : str
+        Name of the case.
+    path : Path
+        The RTSTRUCT file.
+    series : Series
+        The images that it was drawn on.
+    sources : mapping of str to sequence of str
+        Label to the ROIs that it unites.
+    """
+
+    name: str
+    path: Path
+    series: Series
+    sources: Mapping[str, Sequence[str]]
+
+    def read_geometry(self) -> tuple[Grid, ContourSet]:
+        """Return the grid of the image and the contours of the labels."""
+        return self.series.grid(), read_rtstruct(self.path).selected(self.sources)
+
+    def read(self) -> tuple[npt.NDArray[Any], Grid, ContourSet]:
+        """Return the image, shape (1, z, y, x), its grid, and the contours of the labels."""
+        return self.series.read()[None], *self.read_geometry()
+
+
+def convert_rtstruct(
+    source: str | os.PathLike[str],
+    dataset_id: int,
+    name: str,
+    *,
+    rois: Mapping[str, str] | None = None,
+    modality: str | None = None,
+    settings: ConversionSettings | None = None,
+    overwrite: bool = False,
+    jobs: int = 1,
+) -> Path:
+    """Convert all RTSTRUCT files below a folder, with their image series, to a raw nnU-Net dataset.
+
+    Every RTSTRUCT is a case. The dataset appears in ``nnUNet_raw`` when all of it is written; if anything fails,
+    nothing appears.
+
+    Parameters
+    ----------
+    source : path
+        Folder with DICOM series and RTSTRUCT files, in any arrangement of folders. Case names come from its
+        folders, never from DICOM fields.
+    dataset_id, name : int, str
+        The dataset becomes ``DatasetXXX_NAME``.
+    rois : mapping of str to str, optional
+        Label to a regular expression that matches whole ROI names in any letter case. The labels get the values 1,
+        2, ... in this order; several ROIs of one label are united. Without it every ROI is a label, if all cases
+        have the same ROIs.
+    modality : str, optional
+        DICOM modality of the images, for example ``"PT"``; structure sets of other images are left out.
+    settings : ConversionSettings, optional
+        How contours become masks and relevance channels.
+    overwrite : bool
+        Replace a dataset of the same id and name.
+    jobs : int
+        Number of cases converted at the same time.
+
+    Returns
+    -------
+    Path
+        Folder of the dataset.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the input; all problems of a step together.
+    """
+    target = target_folder(dataset_id, name, overwrite=overwrite)
+    check_rois(rois or {})
+    dicom = find_dicom(Path(source), jobs=jobs)
+    _LOG.info(
+        "Found %d image series and %d structure sets (and %d other files).",
+        len(dicom.series), len(dicom.rtstructs), dicom.num_other_files,
+    )  # fmt: skip
+    structure_sets, problems = _find_structure_sets(dicom, rois, modality, jobs)
+    image_channel = _common_modality(structure_sets)
+    settings = settings or ConversionSettings()
+    cases = _make_cases(structure_sets, dicom.folder, rois, settings, problems, jobs)
+    folders = [case.path.parent.relative_to(dicom.folder) for case in cases]
+    groups = patient_groups(folders, [case.series.patient_id for case in cases])
+    labels = tuple(cases[0].sources)
+    _LOG.info("Converting %d cases with the labels %s.", len(cases), ", ".join(labels))
+    convert_cases(
+        target,
+        cases,
+        objects=labels,
+        image_channels=[image_channel],
+        splits=patient_splits([case.name for case in cases], groups),
+        settings=settings,
+        jobs=jobs,
+    )
+    _LOG.info("Wrote %s.", target)
+    return target
+
+
+def _find_structure_sets(
+    dicom: DicomSource, rois: Mapping[str, str] | None, modality: str | None, jobs: int
+) -> tuple[list[_StructureSet], list[str]]:
+    """Read every RTSTRUCT and find its series; leave out those of other modalities."""
+
+    def find(path: Path) -> _StructureSet | None:
+        rtstruct = read_rtstruct(path)
+        contours = rtstruct.contours
+        wanted = contours.objects if rois is None else matching_names(contours.objects, rois)
+        try:
+            series = match_series(rtstruct, contours.selected({n: [n] for n in wanted}), dicom.series, modality)
+        except InputError as error:
+            raise InputError(f"RTSTRUCT '{path.relative_to(dicom.folder)}': {p}" for p in error.problems) from error
+        if series is None:
+            return None
+        return _StructureSet(
+            path,
+            {name: len(contours.of(name)) + len(rtstruct.problems.get(name, ())) for name in contours.objects},
+            series,
+        )
+
+    if not dicom.rtstructs:
+        raise InputError(f"No RTSTRUCT file below '{dicom.folder}'. Give the folder that holds images and RTSTRUCTs.")
+    found, problems = for_all(find, dicom.rtstructs, jobs, "Reading structure sets")
+    structure_sets = [structure_set for structure_set in found if structure_set is not None]
+    if len(structure_sets) < len(found):
+        _LOG.info("%d structure sets belong to images of another modality.", len(found) - len(structure_sets))
+    if not structure_sets and not problems:
+        present = ", ".join(sorted({series.modality for series in dicom.series}))
+        raise InputError(
+            f"None of the {len(found)} structure sets below '{dicom.folder}' belongs to a series of modality "
+            f"{modality}; the series are {present}. Change --modality."
+        )
+    if not structure_sets:
+        raise InputError(problems)
+    return structure_sets, problems
+
+
+def _make_cases(
+    structure_sets: Sequence[_StructureSet],
+    source: Path,
+    rois: Mapping[str, str] | None,
+    settings: ConversionSettings,
+    problems: list[str],
+    jobs: int,
+) -> list[RTStructCase]:
+    """Name the cases, assign labels to their ROIs and check everything that needs no voxel values.
+
+    Problems are reported together with those found before.
+    """
+    names = case_names([structure_set.path.parent.relative_to(source) for structure_set in structure_sets])
+    named = dict(zip(names, structure_sets, strict=True))
+    if rois is None:
+        rois = rois_of_all({name: tuple(structure_set.num_contours) for name, structure_set in named.items()})
+
+    def make(name: str) -> RTStructCase:
+        structure_set = named[name]
+        sources = match_rois(name, structure_set.num_contours, rois)
+        case = RTStructCase(name, structure_set.path, structure_set.series, sources)
+        grid, contours = case.read_geometry()
+        place(contours, grid, case=name, outside=settings.outside)
+        return case
+
+    cases, problems_of_cases = for_all(make, names, jobs, "Checking contours")
+    if problems or problems_of_cases:
+        raise InputError([*problems, *problems_of_cases])
+    for case in cases:
+        for label, united in case.sources.items():
+            if len(united) > 1:
+                _LOG.info("Case '%s': label '%s' unites the ROIs %s.", case.name, label, ", ".join(map(repr, united)))
+    return cases
+
+
+def _common_modality(structure_sets: Sequence[_StructureSet]) -> str:
+    counts = Counter(structure_set.series.modality for structure_set in structure_sets)
+    if len(counts) > 1:
+        found = ", ".join(f"{modality} ({count} cases)" for modality, count in counts.most_common())
+        raise InputError(f"The cases have images of different modalities: {found}. Choose one with --modality.")
+    return next(iter(counts))

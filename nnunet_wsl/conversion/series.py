@@ -1,0 +1,449 @@
+"""DICOM image series: finding them below a folder, their geometry, and their voxel values.
+
+The geometry comes from the headers: Image Position (Patient), Image Orientation (Patient) and Pixel Spacing
+(DICOM PS3.3 C.7.6.2). Slices are sorted along the normal of their plane; Slice Thickness and Slice Location are not
+used for it, because scanners fill them in differently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import SimpleITK as sitk
+from joblib import Parallel, delayed
+from pydicom.config import disable_value_validation
+from pydicom.errors import InvalidDicomError
+from tqdm import tqdm
+
+from nnunet_wsl.contours import Grid
+from nnunet_wsl.errors import InputError
+
+RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
+
+POSITION_TOLERANCE_VOX = 0.1
+"""How far a slice may lie from its place in the regular grid, in voxels along each axis.
+
+Headers carry positions rounded to between 0.1 mm and 1e-6 mm; a tenth of a voxel passes those and is well below
+what would misplace a contour by a slice or a pixel.
+"""
+
+ORIENTATION_TOLERANCE = 1e-3
+"""Largest difference between direction cosines that counts as rounding in the headers."""
+
+_NOT_AN_IMAGE = {"RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD", "SEG", "REG", "SR", "PR", "KO", "FID", "M3D"}
+"""Modalities whose objects are never the image that contours were drawn on, even where they have pixels."""
+
+_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "PatientID",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SliceThickness",
+    "SpacingBetweenSlices", "NumberOfFrames", "SamplesPerPixel",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageSlice:
+    """Header of one DICOM image file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sop_uid : str
+        SOP Instance UID.
+    position_mm : tuple of 3 float, optional
+        Centre of the first voxel, patient coordinates (LPS); None where the header has none.
+    orientation : tuple of 6 float, optional
+        Direction cosines of increasing column, then of increasing row.
+    pixel_spacing_mm : tuple of 2 float, optional
+        Distance between rows (y), then between columns (x).
+    shape_yx : tuple of 2 int
+        Rows and columns.
+    thickness_mm : float, optional
+        Spacing Between Slices or Slice Thickness; used only for a series of a single slice.
+    frames, samples : int
+        Number of frames in the file and of samples per pixel; only 1 and 1 can be converted.
+    """
+
+    path: Path
+    sop_uid: str
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    pixel_spacing_mm: tuple[float, ...] | None
+    shape_yx: tuple[int, int]
+    thickness_mm: float | None
+    frames: int = 1
+    samples: int = 1
+
+
+@dataclass(frozen=True)
+class Series:
+    """A DICOM image series, in the order in which its files were found.
+
+    Parameters
+    ----------
+    uid : str
+        Series Instance UID.
+    modality : str
+        DICOM modality, for example ``"PT"``.
+    frame_of_reference_uids : frozenset of str
+        Frame of Reference UIDs of its slices: none, one, or, in a damaged series, several.
+    patient_id : str
+        Patient ID, held in memory only, to keep series of one patient together.
+    slices : tuple of ImageSlice
+        One per file.
+    source : Path
+        The folder that was searched; messages name files relative to it.
+    """
+
+    uid: str
+    modality: str
+    frame_of_reference_uids: frozenset[str]
+    patient_id: str = field(repr=False)
+    slices: tuple[ImageSlice, ...]
+    source: Path
+
+    def __str__(self) -> str:
+        """Name the series by its folder, modality, size and first file, never by its UID."""
+        first = min(image_slice.path for image_slice in self.slices)
+        return (
+            f"series in folder '{first.parent.relative_to(self.source)}' "
+            f"({self.modality}, {len(self.slices)} files from '{first.name}' on)"
+        )
+
+    def sorted_slices(self) -> list[ImageSlice]:
+        """Return the slices sorted along the normal of their plane (by file where there is no geometry)."""
+        normal = np.cross(*_cosines(self.slices[0])) if self.slices[0].orientation else np.zeros(3)
+
+        def along_normal(image_slice: ImageSlice) -> tuple[float, Path]:
+            position_mm = image_slice.position_mm or (0.0, 0.0, 0.0)
+            return float(np.dot(position_mm, normal)), image_slice.path
+
+        return sorted(self.slices, key=along_normal)
+
+    def grid(self) -> Grid:
+        """Return the geometry of the image that :meth:`read` returns.
+
+        Raises
+        ------
+        InputError
+            If the slices do not make one regular grid; every problem is named.
+        """
+        if problems := self._header_problems():
+            raise InputError(f"The {self}: {problem}" for problem in problems)
+        slices = self.sorted_slices()
+        first = slices[0]
+        direction = _orthonormal(first)
+        positions_mm = np.array([image_slice.position_mm for image_slice in slices])
+        height_mm = positions_mm @ direction[:, 2]
+        gaps_mm = np.diff(height_mm)
+        spacing_z_mm = self._spacing_z_mm(gaps_mm)
+        row_mm, column_mm = first.pixel_spacing_mm or (0.0, 0.0)
+        spacing_mm_xyz = np.array([column_mm, row_mm, spacing_z_mm])
+
+        problems = [
+            problem
+            for before, after, gap_mm in zip(slices, slices[1:], gaps_mm, strict=False)
+            if (problem := self._gap_problem(before, after, float(gap_mm), spacing_z_mm))
+        ]
+        if not problems and len(slices) > 1:
+            spacing_mm_xyz[2] = (height_mm[-1] - height_mm[0]) / (len(slices) - 1)
+            problems = self._placement_problems(slices, positions_mm, direction, spacing_mm_xyz)
+        if problems:
+            raise InputError(f"The {self}: {problem}" for problem in problems)
+        return Grid(
+            origin_mm=positions_mm[0],
+            spacing_mm_xyz=spacing_mm_xyz,
+            direction=direction,
+            shape_zyx=(len(slices), *first.shape_yx),
+        )
+
+    def read(self) -> npt.NDArray[np.int16 | np.float32]:
+        """Read the voxel values, rescaled slice by slice (Rescale Slope and Intercept, DICOM PS3.3 C.11.1).
+
+        Returns
+        -------
+        ndarray, shape (z, y, x)
+            int16 if all values are whole and fit into it (CT, most MR), else float32 (PET).
+
+        Raises
+        ------
+        InputError
+            If a file cannot be decoded.
+        """
+        slices = self.sorted_slices()
+        volume = np.empty((len(slices), *slices[0].shape_yx), np.float32)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+        for image_slice, plane in zip(slices, volume, strict=True):
+            reader.SetFileName(str(image_slice.path))
+            try:
+                plane[:] = sitk.GetArrayFromImage(reader.Execute())[0]
+            except RuntimeError as error:
+                raise InputError(
+                    f"The {self}: the voxel values of '{self._file(image_slice)}' cannot be read. "
+                    "Export the series again, uncompressed if possible."
+                ) from error
+        int16 = np.iinfo(np.int16)
+        if volume.min() >= int16.min and volume.max() <= int16.max and np.array_equal(volume, np.rint(volume)):
+            return volume.astype(np.int16)
+        return volume
+
+    def _file(self, image_slice: ImageSlice) -> Path:
+        """Return a file as messages name it."""
+        return image_slice.path.relative_to(self.source)
+
+    def _header_problems(self) -> list[str]:
+        """Return what keeps the headers from describing one stack of parallel slices of one size."""
+        first = self.slices[0]
+        for image_slice in self.slices:
+            name = self._file(image_slice)
+            if image_slice.frames != 1:
+                return [f"'{name}' holds {image_slice.frames} frames; expected one slice per file. "
+                        "Export it as single-frame DICOM."]  # fmt: skip
+            if image_slice.samples != 1:
+                return [f"'{name}' is a colour image; expected one value per pixel. Choose another series."]
+            missing = [
+                keyword
+                for keyword, value in (
+                    ("ImagePositionPatient", image_slice.position_mm),
+                    ("ImageOrientationPatient", image_slice.orientation),
+                    ("PixelSpacing", image_slice.pixel_spacing_mm),
+                )
+                if value is None
+            ]
+            if missing:
+                return [f"'{name}' has no valid {', '.join(missing)}; without it the slice has no place in space. "
+                        "Export the series again with its geometry."]  # fmt: skip
+        problems = []
+        if len(self.frame_of_reference_uids) > 1:
+            problems.append(
+                f"its slices are in {len(self.frame_of_reference_uids)} frames of reference; expected one. "
+                "Split the series."
+            )
+        column, row = _cosines(first)
+        if abs(column @ row) > ORIENTATION_TOLERANCE or any(
+            abs(np.linalg.norm(axis) - 1) > ORIENTATION_TOLERANCE for axis in (column, row)
+        ):
+            problems.append(
+                f"the direction cosines of '{self._file(first)}' are not of length 1 and at right angles. "
+                "Export the series again."
+            )
+        for what, same, remedy in (
+            ("orientation", _same_orientation, "A scout image in the series? Move the other files away."),
+            ("pixel spacing", _same_pixel_spacing, "Move the files that do not belong to the volume away."),
+            ("matrix size", _same_shape, "Move the files that do not belong to the volume away."),
+        ):
+            other = [image_slice for image_slice in self.slices if not same(image_slice, first)]
+            if other:
+                problems.append(
+                    f"mixed {what}: {len(other)} files, the first '{self._file(other[0])}', differ from "
+                    f"'{self._file(first)}'; expected one {what}. {remedy}"
+                )
+        return problems
+
+    def _spacing_z_mm(self, gaps_mm: npt.NDArray[np.float64]) -> float:
+        """Return the distance between slices: the lower median of the gaps, which one gap cannot change."""
+        if len(gaps_mm) > 0:
+            regular = np.sort(gaps_mm[gaps_mm > 1e-3 * np.max(gaps_mm, initial=0)])
+            # Duplicates aside, the lower median also holds when one of two gaps is a missing slice.
+            return float(regular[(len(regular) - 1) // 2]) if len(regular) else 1.0
+        thickness_mm = self.slices[0].thickness_mm
+        if not thickness_mm or thickness_mm <= 0:
+            raise InputError(
+                f"The {self}: a single slice without SpacingBetweenSlices or SliceThickness has no spacing along "
+                "its normal. Export it again with its thickness."
+            )
+        return thickness_mm
+
+    def _gap_problem(self, before: ImageSlice, after: ImageSlice, gap_mm: float, spacing_mm: float) -> str | None:
+        between = f"'{self._file(before)}' and '{self._file(after)}'"
+        if gap_mm < POSITION_TOLERANCE_VOX * spacing_mm:
+            return (
+                f"duplicated slice: {between} have the same position. Keep one of them "
+                "(several time points or echoes in one series? Split it first)."
+            )
+        if gap_mm > 1.5 * spacing_mm:
+            return (
+                f"missing slice: {between} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm. "
+                f"Restore {max(round(gap_mm / spacing_mm) - 1, 1)} missing file(s)."
+            )
+        return None
+
+    def _placement_problems(
+        self,
+        slices: list[ImageSlice],
+        positions_mm: npt.NDArray[np.float64],
+        direction: npt.NDArray[np.float64],
+        spacing_mm_xyz: npt.NDArray[np.float64],
+    ) -> list[str]:
+        """Compare every position with its place in the regular grid from the first to the last slice."""
+        offset_vox = (positions_mm - positions_mm[0]) @ direction / spacing_mm_xyz
+        offset_vox[:, 2] -= np.arange(len(slices))
+        worst = int(np.abs(offset_vox).max(axis=1).argmax())
+        x, y, z = offset_vox[worst]
+        if max(abs(x), abs(y)) > POSITION_TOLERANCE_VOX:
+            return [
+                f"its slices are not stacked along their normal: '{self._file(slices[worst])}' is shifted by "
+                f"{max(abs(x), abs(y)):.2f} pixels within the plane (allowed {POSITION_TOLERANCE_VOX}). "
+                "A tilted gantry? Resample the series to a regular grid first."
+            ]
+        if abs(z) > POSITION_TOLERANCE_VOX:
+            return [
+                f"unevenly spaced slices: '{self._file(slices[worst])}' lies {abs(z) * spacing_mm_xyz[2]:.3f} mm "
+                f"from its place (allowed {POSITION_TOLERANCE_VOX * spacing_mm_xyz[2]:.3f} mm). "
+                "Resample the series to a regular grid first."
+            ]
+        return []
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """What a folder holds.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder that was searched.
+    series : tuple of Series
+        Image series, sorted by their first file.
+    rtstructs : tuple of Path
+        RTSTRUCT files, sorted.
+    num_other_files : int
+        Files that are neither: not DICOM, or DICOM of another kind.
+    """
+
+    folder: Path
+    series: tuple[Series, ...]
+    rtstructs: tuple[Path, ...]
+    num_other_files: int
+
+
+def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
+    """Find the DICOM image series and RTSTRUCT files below a folder by their headers.
+
+    Parameters
+    ----------
+    folder : Path
+        Searched recursively; file names do not matter.
+    jobs : int
+        Number of files read at the same time.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist, or a DICOM file in it is damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the DICOM files.")
+    paths = sorted(Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    # Threads, not processes: reading headers waits for the disk or the network more than it computes.
+    headers = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(delayed(_read_header)(p) for p in paths)
+    series: dict[str, list[tuple[pydicom.Dataset, Path]]] = defaultdict(list)
+    rtstructs = []
+    problems = []
+    for path, header in tqdm(zip(paths, headers, strict=True), "Reading headers", len(paths), delay=2, unit="file"):
+        if isinstance(header, str):
+            problems.append(f"File '{path.relative_to(folder)}' is damaged ({header}). Restore or remove it.")
+        elif header is None:
+            continue
+        elif header.get("SOPClassUID") == RTSTRUCT_STORAGE or header.get("Modality") == "RTSTRUCT":
+            rtstructs.append(path)
+        elif _is_image(header):
+            series[str(header.SeriesInstanceUID)].append((header, path))
+    if problems:
+        raise InputError(problems)
+    return DicomSource(
+        folder,
+        tuple(_make_series(uid, files, folder) for uid, files in series.items()),
+        tuple(rtstructs),
+        len(paths) - len(rtstructs) - sum(len(files) for files in series.values()),
+    )
+
+
+def _read_header(path: Path) -> pydicom.Dataset | str | None:
+    """Return the header, None if the file is not DICOM, or what is wrong with it."""
+    try:
+        with disable_value_validation():
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+    except InvalidDicomError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _is_image(header: pydicom.Dataset) -> bool:
+    return "Rows" in header and "SeriesInstanceUID" in header and str(header.get("Modality", "")) not in _NOT_AN_IMAGE
+
+
+def _make_series(uid: str, files: Iterable[tuple[pydicom.Dataset, Path]], source: Path) -> Series:
+    files = list(files)
+    first = files[0][0]
+    frames_of_reference = {str(header.get("FrameOfReferenceUID") or "").strip() for header, _ in files}
+    return Series(
+        uid=uid,
+        modality=str(first.get("Modality", "")),
+        frame_of_reference_uids=frozenset(frames_of_reference - {""}),
+        patient_id=str(first.get("PatientID") or "").strip(),
+        slices=tuple(_make_slice(header, path) for header, path in files),
+        source=source,
+    )
+
+
+def _make_slice(header: pydicom.Dataset, path: Path) -> ImageSlice:
+    thickness = _numbers(header.get("SpacingBetweenSlices"), 1) or _numbers(header.get("SliceThickness"), 1)
+    spacing_mm = _numbers(header.get("PixelSpacing"), 2)
+    return ImageSlice(
+        path=path,
+        sop_uid=str(header.get("SOPInstanceUID", "")),
+        position_mm=_numbers(header.get("ImagePositionPatient"), 3),
+        orientation=_numbers(header.get("ImageOrientationPatient"), 6),
+        pixel_spacing_mm=spacing_mm if spacing_mm and min(spacing_mm) > 0 else None,
+        shape_yx=(int(header.Rows), int(header.get("Columns") or 0)),
+        thickness_mm=abs(thickness[0]) if thickness else None,
+        frames=int(header.get("NumberOfFrames") or 1),
+        samples=int(header.get("SamplesPerPixel") or 1),
+    )
+
+
+def _numbers(value: Any, length: int) -> tuple[float, ...] | None:
+    """Return a DICOM value as that many finite numbers, or None."""
+    try:
+        numbers = tuple(float(number) for number in (value if length > 1 else (value,)))
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == length and np.isfinite(numbers).all() else None
+
+
+def _cosines(image_slice: ImageSlice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the directions of increasing column and of increasing row."""
+    cosines = np.asarray(image_slice.orientation, np.float64)
+    return cosines[:3], cosines[3:]
+
+
+def _orthonormal(image_slice: ImageSlice) -> npt.NDArray[np.float64]:
+    """Return the direction matrix, columns x, y, z, with the rounding of the header removed."""
+    column, row = _cosines(image_slice)
+    left, _, right = np.linalg.svd(np.stack([column, row, np.cross(column, row)], axis=1))
+    direction: npt.NDArray[np.float64] = left @ right
+    return direction
+
+
+def _same_orientation(a: ImageSlice, b: ImageSlice) -> bool:
+    return bool(np.abs(np.subtract(a.orientation or (), b.orientation or ())).max() <= ORIENTATION_TOLERANCE)
+
+
+def _same_pixel_spacing(a: ImageSlice, b: ImageSlice) -> bool:
+    return bool(np.allclose(a.pixel_spacing_mm or (), b.pixel_spacing_mm or (), rtol=1e-3, atol=0))
+
+
+def _same_shape(a: ImageSlice, b: ImageSlice) -> bool:
+    return a.shape_yx == b.shape_yx
