@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from nnunet_wsl.contours.placement import PlacedContour, PlacedContours
 
+_SHORTEST_PIECE = 1e-9  # of a segment: two lines crossed in one corner must not leave a piece of rounding error
+
 
 def rasterise(placed: PlacedContours, object_name: str) -> NDArray[np.bool_]:
     """Mask of one object.
@@ -134,7 +136,7 @@ def _passed(contour: PlacedContour, shape_yx: tuple[int, int]) -> NDArray[np.int
     segment, t = (np.concatenate(values) for values in zip(*cuts, strict=True))
     order = np.lexsort((t, segment))
     segment, t = segment[order], t[order]
-    piece = (segment[1:] == segment[:-1]) & (t[1:] > t[:-1])
+    piece = (segment[1:] == segment[:-1]) & (t[1:] - t[:-1] > _SHORTEST_PIECE)
     segment, middle = segment[1:][piece], ((t[1:] + t[:-1]) / 2)[piece][:, None]
     voxels_yx = np.floor(start[segment] + middle * (end - start)[segment] + 0.5).astype(np.int64)
     inside_image = ((voxels_yx >= 0) & (voxels_yx < shape_yx)).all(axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
@@ -24,6 +25,15 @@ _CLOSES = {"CLOSED_PLANAR": True, "CLOSEDPLANAR_XOR": True, "OPEN_PLANAR": False
 """Geometric types that are contours, and whether they close (DICOM PS3.3, C.8.8.6.1)."""
 
 _STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"  # the class by which structure sets name a study
+_UNREADABLE = (
+    BytesLengthException,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _COLOURS = ((228, 26, 28), (55, 126, 184), (77, 175, 74), (152, 78, 163), (255, 127, 0), (166, 86, 40))
 _PATIENT_AND_STUDY = (
     "PatientName",
@@ -114,12 +124,9 @@ def read_rtstruct(path: str | os.PathLike[str]) -> RTStruct:
         raise
     except InvalidDicomError as error:
         raise InputError(f"{path}: expected a DICOM file, but it has no DICOM header.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (EOFError, NotImplementedError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: damaged DICOM file ({type(error).__name__} while reading it). Export it again."
-        ) from error
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or "the file is damaged or cut off"
+        raise InputError(f"{path}: cannot be read: {reason}.") from error
 
 
 def _interpret(dataset: Dataset, path: Path) -> RTStruct:
@@ -154,8 +161,8 @@ def _interpret(dataset: Dataset, path: Path) -> RTStruct:
         number = _text(roi, "ReferencedROINumber")
         if number not in names:
             raise InputError(
-                f"{path}: has contours of an ROI number '{number}', but lists only the ROI numbers "
-                f"{', '.join(names)}. Export the structure set again."
+                f"{path}: has contours of ROI number '{number}', but lists only the ROI numbers "
+                f"{', '.join(names)}. It may be cut off: export the structure set again."
             )
         name = names[number]
         for position, item in enumerate(roi.get("ContourSequence") or (), start=1):
