@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from nnunet_wsl import __version__
+from nnunet_wsl.cli import env, train
 from nnunet_wsl.errors import InputError
 
-COMMANDS: tuple[ModuleType, ...] = ()
+COMMANDS: tuple[ModuleType, ...] = (train, env)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments without the program name; those of the process by default.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
     try:
         return int(args.func(args))

@@ -59,8 +59,6 @@ def write_tiny_dataset(raw, labels, relevance):
         maps = [relevance_of(label >= 1), relevance_of(label == 2)]
         if relevance == "fused":
             maps = [np.maximum(*maps)]
-        elif relevance == "none":
-            maps = []
         if labels == "ignore":
             label[1::2] = 3
         write_image(image, folder / "imagesTr" / f"{case}_0000.nii.gz")
@@ -68,7 +66,7 @@ def write_tiny_dataset(raw, labels, relevance):
         for channel, values in enumerate(maps, start=1):
             write_image(values * (image != 0), folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz")
         write_image(label, folder / "labelsTr" / f"{case}.nii.gz")
-    names = {"fused": [FUSED], "per-object": ["whole", "core"], "none": []}[relevance]
+    names = {"fused": [FUSED], "per-object": ["whole", "core"]}[relevance]
     dataset_json = {
         "channel_names": {"0": "CT"} | {str(i): "noNorm" for i, _ in enumerate(names, start=1)},
         "labels": {"background": 0, "shell": 1, "core": 2},

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from training.conftest import CASES
 
-from training.conftest import CASES, TRAINERS
+from nnunet_wsl.errors import InputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -71,3 +73,116 @@ def test_train_validate_predict(tiny, nnunet, monkeypatch, configuration, labels
     validated = sitk.ReadImage(str(model / "fold_0" / "validation" / f"{CASES[2]}.nii.gz"))
     predicted = sitk.ReadImage(str(out / f"{CASES[2]}.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(validated), sitk.GetArrayFromImage(predicted))
+
+
+def test_predicts_without_this_package(tiny, nnunet):
+    """Another environment has nnunetv2 and not this package: here, one where its import fails."""
+    folder = tiny()
+    nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu")
+    model = folder / "nnUNet_results" / "Dataset801_Tiny" / "TinyWSL__nnUNetPlans__2d"
+    code = (
+        "import sys; sys.modules['nnunet_wsl'] = None; "
+        "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
+    )
+    out = folder / "predicted"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")} | {"nnUNet_def_n_proc": "1"}
+    images = folder / "nnUNet_raw" / "Dataset801_Tiny" / "imagesTs"
+    arguments = ["-i", images, "-o", out, "-m", model, "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"]
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, check=True)
+    assert sorted(p.name for p in out.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in CASES]
+
+
+def trainer_states(trainer):
+    states = {f"network.{k}": v for k, v in trainer.network.named_parameters()}
+    states |= {f"head.{k}": v for k, v in trainer.relevance_head.state_dict().items()}
+    for index, state in trainer.optimizer.state_dict()["state"].items():
+        states |= {f"optimizer.{index}.{k}": v for k, v in state.items() if torch.is_tensor(v)}
+    return {k: v.detach().clone() for k, v in states.items()}
+
+
+def test_resumes_bitwise(tiny, nnunet, monkeypatch):
+    folder = tiny()
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+
+    def make(continue_training):
+        trainer = get_trainer_from_args("801", "3d_fullres", 0, "TinyWSLTwoEpochs", "nnUNetPlans",
+                                        continue_training, torch.device("cpu"))  # fmt: skip
+        maybe_load_checkpoint(trainer, continue_training, False)
+        return trainer
+
+    killed = make(continue_training=False)
+    killed.save_every = 1
+
+    stock_epoch_start = killed.on_epoch_start
+
+    def killed_in_the_second_epoch():
+        if killed.current_epoch == 1:
+            raise KeyboardInterrupt
+        stock_epoch_start()
+
+    monkeypatch.setattr(killed, "on_epoch_start", killed_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run_training()
+    resumed = make(continue_training=True)
+    assert resumed.current_epoch == 1
+    before, after = trainer_states(killed), trainer_states(resumed)
+    assert before.keys() == after.keys()
+    assert any(k.startswith("optimizer.") for k in before)
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+    fold = results(folder, "TinyWSLTwoEpochs") / "fold_0"
+    assert not list(fold.glob("*.partial")) + list(fold.glob("*.complete"))
+
+    # And by the command, to the end.
+    nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSLTwoEpochs", "-device", "cpu", "--c")
+    final = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert len(final["logging"]["train_first_difference"]) == 2
+
+
+def test_starts_from_pretrained_weights(tiny, nnunet):
+    folder = tiny()
+    nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu")
+    weights = results(folder, "TinyWSL", "2d") / "fold_0" / "checkpoint_final.pth"
+    nnunet("train", 801, "2d", 0, "-tr", "TinyWSLTwoEpochs", "-device", "cpu", "-pretrained_weights", weights)
+    assert (results(folder, "TinyWSLTwoEpochs", "2d") / "fold_0" / "checkpoint_final.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "stock"),
+    [
+        ("TinyWSLDA5", "nnUNetTrainerDA5"),
+        ("TinyWSLNoMirroring", "nnUNetTrainerNoMirroring"),
+        ("TinyWSLNoDeepSupervision", "nnUNetTrainerNoDeepSupervision"),
+    ],
+)
+def test_mixes_into_nnunets_other_trainers(tiny, nnunet, trainer, stock):
+    folder = tiny("ignore")
+    nnunet("train", 801, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
+    fold = results(folder, trainer) / "fold_0"
+    checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["trainer_name"] == stock
+    assert (fold / "validation" / "summary.json").is_file()
+
+
+def test_mixes_into_primus(tiny, nnunet):
+    folder = tiny()
+    plans_file = folder / "nnUNet_preprocessed" / "Dataset801_Tiny" / "nnUNetPlans.json"
+    plans = json.loads(plans_file.read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = [16, 40, 48]  # Primus wants multiples of 8
+    plans_file.write_text(json.dumps(plans))
+    nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSLPrimus", "-device", "cpu")
+    fold = results(folder, "TinyWSLPrimus") / "fold_0"
+    checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["trainer_name"] == "nnUNet_Primus_S_Trainer"
+    assert (fold / "validation" / "summary.json").is_file()
+
+
+def test_a_dataset_without_relevance_channels_is_refused(tiny, nnunet):
+    folder = tiny()
+    dataset_json = folder / "nnUNet_preprocessed" / "Dataset801_Tiny" / "dataset.json"
+    content = json.loads(dataset_json.read_text())
+    content["wsl"]["relevance_channels"] = {}
+    dataset_json.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"Dataset801_Tiny.*--relevance none.*nnunet_wsl convert"):
+        nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSL", "-device", "cpu")
+    assert not list((folder / "nnUNet_results").iterdir())  # nothing half-written

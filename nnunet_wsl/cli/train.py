@@ -1,0 +1,49 @@
+"""``nnunet_wsl train``: nnUNetv2_train with WSLTrainer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from nnunet_wsl.cli.env import VARIABLE, trainer_folders
+from nnunet_wsl.errors import InputError
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the arguments of ``nnunet_wsl train``: none of its own."""
+    parser = subparsers.add_parser(
+        "train",
+        help="nnUNetv2_train with -tr WSLTrainer: DATASET CONFIG FOLD ...",
+        # Every argument, options too, is nnUNetv2_train's: no option prefix that anybody types.
+        prefix_chars="\0",
+        add_help=False,
+    )
+    parser.add_argument("arguments", nargs="*")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run nnUNetv2_train in this process, with the trainers of this package in reach."""
+    arguments: list[str] = args.arguments
+    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    if not asks_for_help:
+        unset = [v for v in ("nnUNet_preprocessed", "nnUNet_results") if not os.environ.get(v)]
+        if unset:
+            raise InputError(
+                f"The environment variable {variable} is not set. Set it to the folder that you planned and "
+                f"preprocessed with, for example: export {variable}=/data/{variable}"
+                for variable in unset
+            )
+    os.environ[VARIABLE] = trainer_folders()
+    if "-tr" not in arguments:
+        arguments = [*arguments, "-tr", "WSLTrainer"]
+
+    import torch
+    from nnunetv2.run.run_training import run_training_entry
+
+    if "-device" not in arguments and not asks_for_help and not torch.cuda.is_available():
+        raise InputError("No CUDA device found, and nnU-Net trains on CUDA by default. Add: -device cpu (or mps).")
+    sys.argv = ["nnUNetv2_train", *arguments]
+    run_training_entry()
+    return 0

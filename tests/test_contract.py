@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from nnunet_wsl.contract import FORMAT_VERSION, RelevanceChannels
+from nnunet_wsl.errors import InputError
+
+
+def dataset_json(channels=("T1", "T2", "noNorm", "noNorm"), relevance=None, version=FORMAT_VERSION):
+    relevance = {"2": "GTV", "3": "lung"} if relevance is None else relevance
+    return {
+        "channel_names": {str(i): c for i, c in enumerate(channels)},
+        "wsl": {"format_version": version, "package_version": "9.9", "relevance_channels": relevance},
+    }
+
+
+def test_reads_and_removes_the_relevance_channels():
+    content = dataset_json()
+    channels = RelevanceChannels.from_dataset_json(content, "Dataset001_X")
+    assert channels == RelevanceChannels(2, ("GTV", "lung"))
+    assert channels.image_dataset_json(content)["channel_names"] == {"0": "T1", "1": "T2"}
+    plans = {
+        "foreground_intensity_properties_per_channel": {str(i): {} for i in range(4)},
+        "configurations": {
+            "2d": {"normalization_schemes": list("abcd"), "use_mask_for_norm": [True] * 4},
+            "3d_lowres": {"inherits_from": "3d_fullres"},
+        },
+    }
+    images = channels.image_plans(plans)
+    assert list(images["foreground_intensity_properties_per_channel"]) == ["0", "1"]
+    assert images["configurations"]["2d"] == {"normalization_schemes": ["a", "b"], "use_mask_for_norm": [True] * 2}
+    assert len(plans["configurations"]["2d"]["use_mask_for_norm"]) == 4  # the original stays
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"channel_names": {"0": "CT"}}, "no block 'wsl'.*nnunet_wsl convert"),
+        (dataset_json(relevance={}), "--relevance none.*nnunet_wsl convert"),
+        (dataset_json(version=FORMAT_VERSION + 1), "written by nnunet_wsl 9.9.*pip install --upgrade"),
+        (dataset_json(version=None), "format version None"),
+        (dataset_json(relevance={"1": "GTV"}), r"relevance channels \[1\] among 4 channels"),
+        (dataset_json(channels=("noNorm",), relevance={"0": "GTV"}), "image channels first"),
+    ],
+)
+def test_says_what_is_wrong_and_what_to_run(content, message):
+    with pytest.raises(InputError, match=message) as caught:
+        RelevanceChannels.from_dataset_json(content, "Dataset007_Y")
+    assert "Dataset007_Y" in str(caught.value)
+
+
+def test_input_errors_cross_process_borders():
+    error = InputError(["one", "two"])
+    assert pickle.loads(pickle.dumps(error)).problems == ("one", "two")

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from torch import nn
+
+from nnunet_wsl.training.loss import (
+    VOXEL_DIFFERENCES,
+    CombinedLoss,
+    downsample_relevance,
+    relevance_sub_differences,
+)
+
+SHAPE = (1, 1, 2, 3)
+
+
+def logit(p):
+    return float(np.log(p / (1 - p)))
+
+
+def test_sub_difference_by_hand():
+    # One voxel on the contour, predicted 0.5; one of relevance 0.5, predicted right; four far away, predicted 0.2.
+    relevance = torch.tensor([1.0, 0.5, 0, 0, 0, 0]).reshape(SHAPE)
+    logits = torch.tensor([0.0, 0.0] + [logit(0.2)] * 4).reshape(SHAPE)
+    # Smooth L1 below 1 is d^2 / 2: 0.125, 0, and four times 0.02.
+    plain = (0.125 + 4 * 0.02) / 6
+    near = 1.0 * 0.125 / 1.5
+    result = relevance_sub_differences(logits, relevance)
+    assert result.shape == (1,)
+    assert result.item() == pytest.approx((plain + near) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("smooth_l1", 0.5 * 0.3**2), ("squared_error", 0.3**2), ("cross_entropy", -0.5 * np.log(0.8 * 0.2))],
+)
+def test_voxel_differences_by_hand(name, expected):
+    value = VOXEL_DIFFERENCES[name](torch.tensor([logit(0.8)]), torch.tensor([0.5]))
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**16))
+def test_invalid_voxels_do_not_matter_even_if_not_finite(seed):
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn((2, 3, 2, 5, 3), generator=rng)
+    relevance = torch.rand((2, 3, 2, 5, 3), generator=rng)
+    valid = torch.rand((2, 1, 2, 5, 3), generator=rng) < 0.6
+    expected = relevance_sub_differences(logits, relevance, valid)
+    other = torch.where(valid, logits, torch.nan)
+    torch.testing.assert_close(relevance_sub_differences(other, relevance, valid), expected)
+    other = torch.where(valid, relevance, 0.9)
+    torch.testing.assert_close(relevance_sub_differences(logits, other, valid), expected)
+
+
+def test_gradient_is_finite_and_zero_at_invalid_voxels():
+    logits = torch.randn(1, 1, 4, 4, requires_grad=True)
+    valid = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    valid[..., :2] = True
+    relevance_sub_differences(logits, torch.rand(1, 1, 4, 4), valid).sum().backward()
+    assert (logits.grad[..., 2:] == 0).all()
+    assert (logits.grad[..., :2] != 0).all()
+
+
+def test_nothing_valid_is_zero():
+    valid = torch.zeros(SHAPE, dtype=torch.bool)
+    assert relevance_sub_differences(torch.ones(SHAPE), torch.ones(SHAPE), valid).item() == 0
+
+
+def test_large_and_small_objects_count_alike():
+    # The same relative error on an object of 1 voxel and on one of 4, no error elsewhere.
+    relevance = torch.zeros(1, 2, 10, 10)
+    relevance[0, 0, 0, 0] = 1
+    relevance[0, 1, :2, :2] = 1
+    logits = torch.where(relevance > 0, 0.0, -40.0)
+    small, large = relevance_sub_differences(logits, relevance)
+    near = 0.125 / 2
+    assert small.item() == pytest.approx(near, abs=0.125 * 1 / 200 + 1e-6)
+    assert large.item() == pytest.approx(near, abs=0.125 * 4 / 200 + 1e-6)
+
+
+def test_downsampling_averages_the_valid_voxels():
+    relevance = torch.tensor([[1.0, 0.0, 0.5, 0.3], [0.6, 0.2, 0.9, 0.9]]).reshape(1, 1, 2, 4)
+    valid = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]]).bool().reshape(1, 1, 2, 4)
+    torch.testing.assert_close(downsample_relevance(relevance, None, (1, 2)).flatten(), torch.tensor([0.45, 0.65]))
+    torch.testing.assert_close(downsample_relevance(relevance, valid, (1, 2)).flatten(), torch.tensor([1.6 / 3, 0.3]))
+    nothing = torch.zeros_like(valid)
+    assert (downsample_relevance(relevance, nothing, (1, 2)) == 0).all()
+
+
+class SumLoss(nn.Module):
+    def forward(self, output, target):
+        return (output * target).sum()
+
+
+def test_combined_loss_is_the_weighted_sum_over_levels():
+    torch.manual_seed(0)
+    sizes = ((4, 6), (2, 3), (1, 3))
+    segmentation = [torch.randn(2, 2, *s) for s in sizes]
+    relevance_logits = [torch.randn(2, 3, *s) for s in sizes]
+    masks = [torch.randint(0, 2, (2, 1, *s)) for s in sizes]
+    relevance = torch.rand(2, 3, 4, 6)
+    weights = (0.7, 0.3, 0.0)
+    loss = CombinedLoss(
+        DeepSupervisionWrapper(SumLoss(), weights), 3, lambda _mask: None, relevance_weight=2.0, mask_weight=0.5
+    )
+    total = loss(segmentation + relevance_logits, [*masks, relevance])
+    second = sum(w * (s * m).sum() for w, s, m in zip(weights, segmentation, masks, strict=True))
+    subs = 0.7 * relevance_sub_differences(relevance_logits[0], relevance)
+    halved = relevance.reshape(2, 3, 2, 2, 3, 2).mean((3, 5))
+    subs = subs + 0.3 * relevance_sub_differences(relevance_logits[1], halved)
+    assert total.item() == pytest.approx((0.5 * second + 2.0 * subs.mean()).item(), rel=1e-5)
+    np.testing.assert_allclose(loss.take_averages(), [subs.mean(), second, *subs], rtol=1e-5)
+    with pytest.raises(RuntimeError, match="No batch"):
+        loss.take_averages()
+
+
+def test_averages_are_over_batches():
+    loss = CombinedLoss(SumLoss(), 1, lambda _mask: None)
+    relevance = torch.zeros(1, 1, 2, 2)
+    for value in (1.0, 3.0):
+        loss([torch.full((1, 2, 2, 2), value), torch.zeros(1, 1, 2, 2)], [torch.ones(1, 1, 2, 2), relevance])
+    first, second, _ = loss.take_averages()
+    assert second == pytest.approx((8 * 1 + 8 * 3) / 2)
+    assert first == pytest.approx(0.125 / 2)  # plain average of 0.5^2 / 2; no voxel near a contour
