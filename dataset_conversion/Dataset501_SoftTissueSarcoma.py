@@ -21,7 +21,8 @@ if __name__ == "__main__":
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     convert_rtstruct(
         args.path,
         args.dataset or {"PT": 501, "MR": 502}[args.modality],

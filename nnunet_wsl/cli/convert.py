@@ -13,6 +13,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("convert", help="make a raw nnU-Net dataset from images and contours")
     sources = parser.add_subparsers(required=True, metavar="SOURCE_KIND")
     _add_rtstruct(sources)
+    _add_images(sources)
 
 
 def _add_rtstruct(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,6 +39,20 @@ def _add_rtstruct(sources: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     add_conversion_arguments(parser)
     parser.set_defaults(func=_run_rtstruct)
+
+
+def _add_images(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sources.add_parser(
+        "images",
+        help="DICOM image series alone, for nnUNetv2_predict",
+        description="Convert every DICOM image series below SOURCE to a NIfTI image in OUTPUT, named as "
+        "nnUNetv2_predict wants it. Cases are named after their folders: give the folders names that may be passed on.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder that holds the DICOM files, in any arrangement")
+    parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="folder to write to; must not exist")
+    parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
+    _add_jobs(parser)
+    parser.set_defaults(func=_run_images)
 
 
 def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,10 +84,21 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         help="voxels inside two objects: an error, or the label of the first --roi (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same id and name")
+    _add_jobs(parser)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
         help="cases converted at the same time (default: %(default)s, the number of cores)",
     )  # fmt: skip
+
+
+def _run_images(args: argparse.Namespace) -> int:
+    from nnunet_wsl.conversion import convert_images
+
+    convert_images(args.source, args.output, modality=args.modality, jobs=args.jobs)
+    return 0
 
 
 def _run_rtstruct(args: argparse.Namespace) -> int:

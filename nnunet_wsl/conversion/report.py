@@ -94,7 +94,7 @@ class ObjectReport:
             clipped_contours=sum(clipping.contours for clipping in clippings),
             clipped_area_mm2=round(sum(clipping.area_mm2 for clipping in clippings), 1),
             clipped_farthest_mm=round(max((clipping.farthest_mm for clipping in clippings), default=0.0), 1),
-            repeated_contours=sum(repeats.contours for repeats in placed.repeats if repeats.source in sources),
+            repeated_contours=sum(placed.repeats.get(source, 0) for source in sources),
         )
 
 

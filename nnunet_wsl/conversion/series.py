@@ -8,8 +8,8 @@ used for it, because scanners fill them in differently.
 from __future__ import annotations
 
 import os
+import struct
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ import pydicom
 import SimpleITK as sitk
 from joblib import Parallel, delayed
 from pydicom.config import disable_value_validation
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID, RTStructureSetStorage
 from tqdm import tqdm
 
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.errors import InputError
-
-RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 
 POSITION_TOLERANCE_VOX = 0.1
 """How far a slice may lie from its place in the regular grid, in voxels along each axis.
@@ -40,6 +39,11 @@ ORIENTATION_TOLERANCE = 1e-3
 
 _NOT_AN_IMAGE = {"RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD", "SEG", "REG", "SR", "PR", "KO", "FID", "M3D"}
 """Modalities whose objects are never the image that contours were drawn on, even where they have pixels."""
+
+_UNREADABLE = (
+    OSError, EOFError, NotImplementedError, TypeError, ValueError, BytesLengthException, struct.error,
+)  # fmt: skip
+"""What reading a damaged file raises."""
 
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "PatientID",
@@ -251,11 +255,12 @@ class Series:
         return problems
 
     def _spacing_z_mm(self, gaps_mm: npt.NDArray[np.float64]) -> float:
-        """Return the distance between slices: the lower median of the gaps, which one gap cannot change."""
+        """Return the usual distance between slices, which one missing or duplicated slice cannot change."""
         if len(gaps_mm) > 0:
-            regular = np.sort(gaps_mm[gaps_mm > 1e-3 * np.max(gaps_mm, initial=0)])
-            # Duplicates aside, the lower median also holds when one of two gaps is a missing slice.
-            return float(regular[(len(regular) - 1) // 2]) if len(regular) else 1.0
+            distinct_mm = np.sort(gaps_mm[gaps_mm > 1e-3 * gaps_mm.max()])
+            # The lower median: of two gaps, the larger is the one with the missing slice. Where all slices are in
+            # one place, any distance shows it.
+            return float(distinct_mm[(len(distinct_mm) - 1) // 2]) if len(distinct_mm) else 1.0
         thickness_mm = self.slices[0].thickness_mm
         if not thickness_mm or thickness_mm <= 0:
             raise InputError(
@@ -340,77 +345,95 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
     Raises
     ------
     InputError
-        If the folder does not exist, or a DICOM file in it is damaged.
+        If the folder does not exist, or a file in it cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the DICOM files.")
     paths = sorted(Path(root) / name for root, _, names in os.walk(folder) for name in names)
     # Threads, not processes: reading headers waits for the disk or the network more than it computes.
     headers = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(delayed(_read_header)(p) for p in paths)
-    series: dict[str, list[tuple[pydicom.Dataset, Path]]] = defaultdict(list)
     rtstructs = []
-    problems = []
+    files_of: dict[str, list[_Header]] = defaultdict(list)
+    unreadable = []
     for path, header in tqdm(zip(paths, headers, strict=True), "Reading headers", len(paths), delay=2, unit="file"):
         if isinstance(header, str):
-            problems.append(f"File '{path.relative_to(folder)}' is damaged ({header}). Restore or remove it.")
+            unreadable.append(f"File '{path.relative_to(folder)}' cannot be read: {header}. Restore or remove it.")
         elif header is None:
             continue
-        elif header.get("SOPClassUID") == RTSTRUCT_STORAGE or header.get("Modality") == "RTSTRUCT":
+        elif header.is_rtstruct:
             rtstructs.append(path)
-        elif _is_image(header):
-            series[str(header.SeriesInstanceUID)].append((header, path))
-    if problems:
-        raise InputError(problems)
-    return DicomSource(
-        folder,
-        tuple(_make_series(uid, files, folder) for uid, files in series.items()),
-        tuple(rtstructs),
-        len(paths) - len(rtstructs) - sum(len(files) for files in series.values()),
-    )
+        elif header.image_slice is not None:
+            files_of[header.series_uid].append(header)
+    if unreadable:
+        raise InputError(unreadable)
+    num_other_files = len(paths) - len(rtstructs) - sum(len(files) for files in files_of.values())
+    series = tuple(_make_series(files, folder) for files in files_of.values())
+    return DicomSource(folder, series, tuple(rtstructs), num_other_files)
 
 
-def _read_header(path: Path) -> pydicom.Dataset | str | None:
-    """Return the header, None if the file is not DICOM, or what is wrong with it."""
+@dataclass(frozen=True)
+class _Header:
+    """What is needed of one DICOM file; ``image_slice`` is None if it is no image."""
+
+    series_uid: str
+    modality: str
+    frame_of_reference_uid: str
+    patient_id: str = field(repr=False)
+    is_rtstruct: bool
+    image_slice: ImageSlice | None
+
+
+def _read_header(path: Path) -> _Header | str | None:
+    """Return the header, None if the file is not DICOM, or why it cannot be read."""
     try:
         with disable_value_validation():
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            return _interpret(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS)), path)
     except InvalidDicomError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        return f"{type(error).__name__}: {error}"
+    except _UNREADABLE as error:
+        return getattr(error, "strerror", None) or "it is damaged or cut off"
 
 
-def _is_image(header: pydicom.Dataset) -> bool:
-    return "Rows" in header and "SeriesInstanceUID" in header and str(header.get("Modality", "")) not in _NOT_AN_IMAGE
-
-
-def _make_series(uid: str, files: Iterable[tuple[pydicom.Dataset, Path]], source: Path) -> Series:
-    files = list(files)
-    first = files[0][0]
-    frames_of_reference = {str(header.get("FrameOfReferenceUID") or "").strip() for header, _ in files}
-    return Series(
-        uid=uid,
-        modality=str(first.get("Modality", "")),
-        frame_of_reference_uids=frozenset(frames_of_reference - {""}),
-        patient_id=str(first.get("PatientID") or "").strip(),
-        slices=tuple(_make_slice(header, path) for header, path in files),
-        source=source,
+def _interpret(header: pydicom.FileDataset, path: Path) -> _Header:
+    sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
+    if not sop_class or ("Image Storage" in sop_class.name and "Rows" not in header):
+        raise EOFError("the header ends early")
+    modality = str(header.get("Modality") or "")
+    is_image = modality not in _NOT_AN_IMAGE and "Rows" in header and "SeriesInstanceUID" in header
+    return _Header(
+        series_uid=str(header.get("SeriesInstanceUID") or ""),
+        modality=modality,
+        frame_of_reference_uid=str(header.get("FrameOfReferenceUID") or "").strip(),
+        patient_id=str(header.get("PatientID") or "").strip(),
+        is_rtstruct=modality == "RTSTRUCT" or sop_class == RTStructureSetStorage,
+        image_slice=_make_slice(header, path) if is_image else None,
     )
 
 
 def _make_slice(header: pydicom.Dataset, path: Path) -> ImageSlice:
-    thickness = _numbers(header.get("SpacingBetweenSlices"), 1) or _numbers(header.get("SliceThickness"), 1)
+    thickness_mm = _numbers(header.get("SpacingBetweenSlices"), 1) or _numbers(header.get("SliceThickness"), 1)
     spacing_mm = _numbers(header.get("PixelSpacing"), 2)
     return ImageSlice(
         path=path,
-        sop_uid=str(header.get("SOPInstanceUID", "")),
+        sop_uid=str(header.get("SOPInstanceUID") or ""),
         position_mm=_numbers(header.get("ImagePositionPatient"), 3),
         orientation=_numbers(header.get("ImageOrientationPatient"), 6),
         pixel_spacing_mm=spacing_mm if spacing_mm and min(spacing_mm) > 0 else None,
         shape_yx=(int(header.Rows), int(header.get("Columns") or 0)),
-        thickness_mm=abs(thickness[0]) if thickness else None,
+        thickness_mm=abs(thickness_mm[0]) if thickness_mm else None,
         frames=int(header.get("NumberOfFrames") or 1),
         samples=int(header.get("SamplesPerPixel") or 1),
+    )
+
+
+def _make_series(files: list[_Header], source: Path) -> Series:
+    return Series(
+        uid=files[0].series_uid,
+        modality=files[0].modality,
+        frame_of_reference_uids=frozenset(file.frame_of_reference_uid for file in files) - {""},
+        patient_id=files[0].patient_id,
+        slices=tuple(file.image_slice for file in files if file.image_slice is not None),
+        source=source,
     )
 
 

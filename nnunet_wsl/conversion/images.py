@@ -1,0 +1,77 @@
+"""From DICOM series without contours to the images that a trained model predicts on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from nnunet_wsl.conversion.cases import for_all
+from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, write_volume
+from nnunet_wsl.conversion.naming import case_names
+from nnunet_wsl.conversion.series import Series, find_dicom
+from nnunet_wsl.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+
+
+def convert_images(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    modality: str | None = None,
+    jobs: int = 1,
+) -> Path:
+    """Convert all DICOM image series below a folder to NIfTI images as ``nnUNetv2_predict`` wants them.
+
+    The images are those that :func:`nnunet_wsl.conversion.convert_rtstruct` would write as image channel.
+
+    Parameters
+    ----------
+    source : path
+        Folder with DICOM series, in any arrangement of folders. Case names come from its folders.
+    output : path
+        Folder to write ``CASE_0000.nii.gz`` to; it must not exist yet. It appears when all of it is written.
+    modality : str, optional
+        DICOM modality of the images, for example ``"PT"``; other series are left out.
+    jobs : int
+        Number of series converted at the same time.
+
+    Returns
+    -------
+    Path
+        The output folder.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the input; all problems together.
+    """
+    target = Path(output)
+    if target.exists():
+        raise InputError(f"Output '{target}' exists already. Remove it or choose another folder.")
+    dicom = find_dicom(Path(source), jobs=jobs)
+    chosen = [series for series in dicom.series if modality in (None, series.modality)]
+    if not chosen:
+        present = ", ".join(sorted({series.modality for series in dicom.series})) or "none"
+        wanted = f"of modality {modality} " if modality else ""
+        raise InputError(f"No image series {wanted}below '{dicom.folder}'; modalities there: {present}.")
+    modalities = sorted({series.modality for series in chosen})
+    if len(modalities) > 1:
+        raise InputError(
+            f"The series below '{dicom.folder}' are of different modalities: {', '.join(modalities)}. "
+            "Choose one with --modality."
+        )
+    folders = [min(s.path for s in series.slices).parent.relative_to(dicom.folder) for series in chosen]
+    with build_dataset(target) as building:
+
+        def write(named: tuple[str, Series]) -> None:
+            name, series = named
+            write_volume(building / f"{name}_0000{FILE_ENDING}", series.read(), series.grid())
+
+        cases = list(zip(case_names(folders), chosen, strict=True))
+        _, problems = for_all(write, cases, jobs, "Converting images")
+        if problems:
+            raise InputError(problems)
+    _LOG.info("Wrote %d images to %s.", len(chosen), target)
+    return target

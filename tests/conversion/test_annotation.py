@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_wsl.conversion.annotation import label_map, slice_knowledge
+
+K, U = True, False
+
+
+@pytest.mark.parametrize(
+    ("rule", "drawn", "known", "step", "gaps"),
+    [
+        # dense: an undrawn slice means absent, also in a gap, which is reported
+        ("auto", [1, 2, 3], [K, K, K, K, K, K, K], 1, ()),
+        ("auto", [1, 2, 3, 5], [K, K, K, K, K, K, K], 1, ((3, 5),)),
+        # every second slice: those between are unknown, those outside the range known
+        ("auto", [1, 3, 5], [K, K, U, K, U, K, K], 2, ()),
+        ("auto", [0, 2, 6], [K, U, K, U, U, U, K], 2, ((2, 6),)),
+        # steps 3 and 1 tie: the smaller one wins
+        ("auto", [1, 4, 5], [K, K, K, K, K, K, K], 1, ((1, 4),)),
+        ("auto", [1, 3, 4, 6], [K, K, U, K, K, U, K], 2, ()),
+        ("auto", [3], [K, K, K, K, K, K, K], 1, ()),
+        ("auto", [], [K, K, K, K, K, K, K], 1, ()),
+        ("all", [1, 3, 5], [K, K, K, K, K, K, K], 2, ()),
+        ("contoured", [1, 2, 5], [U, K, K, U, U, K, U], 1, ((2, 5),)),
+        ("contoured", [], [U, U, U, U, U, U, U], 1, ()),
+    ],
+)
+def test_slice_knowledge(rule, drawn, known, step, gaps):
+    found = slice_knowledge(np.array(drawn, np.int64), 7, rule)
+    assert found.known.tolist() == known
+    assert (found.step, found.gaps) == (step, gaps)
+
+
+@given(st.sets(st.integers(0, 20), min_size=1), st.sampled_from(["auto", "all", "contoured"]))
+def test_drawn_slices_are_always_known(drawn, rule):
+    drawn = np.array(sorted(drawn))
+    assert slice_knowledge(drawn, 21, rule).known[drawn].all()
+
+
+def test_label_map_truth_table():
+    """Objects A (label 1) and B (label 2), ignore 3; one slice per row, four voxels: in A, in B, in both, in neither.
+
+    A is unknown on slices 1 and 3, B on slices 2 and 3. What is drawn is known everywhere.
+    """
+    in_a = np.zeros((5, 7, 11), bool)
+    in_b = np.zeros((5, 7, 11), bool)
+    in_a[:4, 2, [0, 2]] = True
+    in_b[:4, 2, [1, 2]] = True
+    known_a = np.array([K, U, K, U, K])
+    known_b = np.array([K, K, U, U, K])
+    labels = label_map([in_a, in_b], [known_a, known_b])
+    assert labels.dtype == np.uint8
+    assert labels[:, 2, :4].tolist() == [
+        [1, 2, 1, 0],
+        [1, 2, 1, 3],
+        [1, 2, 1, 3],
+        [1, 2, 1, 3],
+        [0, 0, 0, 0],
+    ]
+    for k, outside in enumerate([0, 3, 3, 3, 0]):
+        assert (labels[k, 3:] == outside).all()
+        assert (labels[k, :2] == outside).all()

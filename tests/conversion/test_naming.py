@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import PurePath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
+
+UID = "1.3.6.1.4.1.14519.5.2.1"
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["STS_001/PET/mask", "STS_002/PET/mask"], ["STS_001", "STS_002"]),
+        (["STS_001/PET/mask", "STS_001/MR_T1/mask"], ["PET", "MR_T1"]),
+        (["a/PET/mask", "a/MR/mask", "b/PET/mask"], ["a_PET", "a_MR", "b_PET"]),
+        ([f"pat 1/{UID}.7/{UID}.8", f"pat 2/{UID}.9/{UID}.8"], ["pat-1", "pat-2"]),
+        # nothing tells these apart: numbered in the order of the folders
+        ([f"b/{UID}.9", f"b/{UID}.7"], ["case_2", "case_1"]),
+        (["a", "a", "b"], ["a_1", "a_2", "b"]),
+        (["x", "x", "x_1"], ["x_2", "x_3", "x_1"]),
+        (["a/B", "a/b"], ["B_1", "b_2"]),
+        # a single case keeps what it shares with nobody
+        (["STS_001/PET/mask"], ["STS_001_PET_mask"]),
+        (["."], ["case"]),
+        (["a/rs", "b/c/rs", "rs"], ["a", "b_c", "case"]),
+        (["Müller/1", "Møller/2"], ["M-ller_1", "M-ller_2"]),
+    ],
+)
+def test_case_names(folders, names):
+    assert case_names([PurePath(folder) for folder in folders]) == names
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "A", "b", "a_1", UID, "ä"]), max_size=3), min_size=1, max_size=8))
+def test_case_names_are_unique_on_every_disk(folders):
+    names = case_names([PurePath(*parts) for parts in folders])
+    assert len({name.lower() for name in names}) == len(folders)
+    assert all(name.isascii() and UID not in name for name in names)
+
+
+def groups_of(folders, patient_ids):
+    return patient_groups([PurePath(folder) for folder in folders], patient_ids)
+
+
+def test_groups_share_a_folder_or_a_patient_id():
+    folders = ["p1/PET", "p1/MR", "p2/PET", "p3/PET", "p4/PET"]
+    assert groups_of(folders, ["", "", "", "", ""]) == [0, 0, 2, 3, 4]
+    assert groups_of(folders, ["A", "B", "C", "A", "D"]) == [0, 0, 2, 0, 4]
+    # through two links: p2 and p3 share an ID, p3 and p1 another
+    assert groups_of(folders, ["A", "B", "B", "A", "D"]) == [0, 0, 0, 0, 4]
+
+
+def test_groups_look_at_the_first_level_that_differs():
+    assert groups_of(["study/p1/x", "study/p1/y", "study/p2/x"], ["", "", ""]) == [0, 0, 2]
+    assert groups_of(["study/p1", "study", "study"], ["", "", ""]) == [0, 1, 2]
+
+
+def test_one_patient_id_for_all_tells_nothing(caplog):
+    assert groups_of(["p1", "p2", "p3"], ["ANON", "ANON", "ANON"]) == [0, 1, 2]
+    assert "same Patient ID" in caplog.text
+    assert "ANON" not in caplog.text
+    assert groups_of(["p1"], ["X"]) == [0]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=25))
+def test_splits_never_divide_a_group_and_validate_each_case_once(groups):
+    names = [f"case{i:02d}" for i in range(len(groups))]
+    splits = patient_splits(names, groups)
+    num_groups = len(set(groups))
+    assert len(splits) == (min(num_groups, 5) if num_groups > 1 else 0)
+    group_of = dict(zip(names, groups, strict=True))
+    for fold in splits:
+        assert sorted(fold["train"] + fold["val"]) == names
+        assert not {group_of[n] for n in fold["train"]} & {group_of[n] for n in fold["val"]}
+        assert fold["val"]
+    if splits:
+        assert sorted(name for fold in splits for name in fold["val"]) == names
+
+
+def test_single_cases_are_split_as_nnunet_splits_them():
+    names = [f"case{i:02d}" for i in range(17)]
+    theirs = [{part: [str(name) for name in fold[part]] for part in fold} for fold in generate_crossval_split(names)]
+    ours = patient_splits(names, list(range(17)))
+    assert ours == theirs
+    assert json.loads(json.dumps(ours)) == ours

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from nnunet_wsl.conversion.objects import check_rois, match_rois, rois_of_all
+from nnunet_wsl.errors import InputError
+
+
+def test_labels_match_whole_names_in_any_case_and_unite():
+    rois = {"tumour": "gtv.*", "lung": "lung_(left|right)"}
+    present = {"GTV1": 3, "gtv_nodes": 1, "Lung_Left": 4, "Lung_Right": 2, "Lung_Left_old": 5}
+    assert match_rois("a", present, rois) == {
+        "tumour": ("GTV1", "gtv_nodes"),
+        "lung": ("Lung_Left", "Lung_Right"),
+    }
+
+
+def test_all_problems_of_a_case_are_reported():
+    with pytest.raises(InputError) as caught:
+        match_rois("a", {"GTV": 0, "Heart": 3}, {"tumour": "GTV", "lung": "Lung.*", "muscle": "Hea.*", "x": "Heart"})
+    missing, twice, empty = caught.value.problems
+    assert "no ROI matches 'Lung.*' for label 'lung'" in missing
+    assert "'GTV', 'Heart'" in missing
+    assert "ROI 'Heart' matches the labels 'muscle', 'x'" in twice
+    assert "ROI 'GTV' for label 'tumour' has no contours" in empty
+    assert all(problem.startswith("Case 'a': ") for problem in caught.value.problems)
+
+
+def test_without_expressions_every_roi_is_a_label():
+    rois = rois_of_all({"a": ("Lung (L)", "GTV+"), "b": ("GTV+", "Lung (L)")})
+    assert list(rois) == ["Lung (L)", "GTV+"]
+    assert match_rois("a", {"GTV+": 1, "Lung (L)": 1}, rois) == {"Lung (L)": ("Lung (L)",), "GTV+": ("GTV+",)}
+
+
+def test_different_rois_are_listed_with_counts():
+    with pytest.raises(InputError, match=r"'GTV' \(2\), 'Heart' \(1\), 'Lung' \(1\).*--roi 'GTV=REGEX'"):
+        rois_of_all({"a": ("GTV", "Lung"), "b": ("GTV", "Heart")})
+
+
+@pytest.mark.parametrize(
+    ("rois", "message"),
+    [
+        ({"ignore": "x"}, "Label 'ignore' cannot be used"),
+        ({"Background": "x"}, "Label 'Background' cannot be used"),
+        ({" ": "x"}, "Label ' ' cannot be used"),
+        ({"a": "GTV("}, "not a regular expression"),
+    ],
+)
+def test_bad_labels_and_expressions(rois, message):
+    with pytest.raises(InputError, match=message):
+        check_rois(rois)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from conversion.phantom import (
+    DIRECTION,
+    ORIGIN_MM,
+    PATIENT,
+    SHAPE_ZYX,
+    SPACING_MM_ZYX,
+    edit,
+    voxels,
+    write_contours,
+    write_series,
+)
+
+from nnunet_wsl.conversion.series import find_dicom
+from nnunet_wsl.errors import InputError
+
+
+def only_series(folder):
+    (series,) = find_dicom(folder).series
+    return series
+
+
+def problem_of(folder):
+    """The one problem of the one series, which must be named by its folder and without patient data."""
+    with pytest.raises(InputError) as caught:
+        only_series(folder).grid()
+    (problem,) = caught.value.problems
+    assert problem.startswith("The series in folder 'image' (MR, ")
+    assert not any(value in problem for value in PATIENT.values())
+    return problem
+
+
+def test_grid_comes_from_positions_not_from_file_names_thickness_or_location(tmp_path):
+    write_series(tmp_path / "image")
+    grid = only_series(tmp_path).grid()
+    assert grid.shape_zyx == SHAPE_ZYX
+    np.testing.assert_allclose(grid.spacing_mm_zyx, SPACING_MM_ZYX, rtol=1e-7)
+    np.testing.assert_allclose(grid.origin_mm, ORIGIN_MM, atol=1e-7)
+    np.testing.assert_allclose(grid.direction, DIRECTION, atol=1e-7)
+
+
+def test_every_voxel_is_where_its_header_says(tmp_path):
+    volume = voxels()
+    write_series(tmp_path / "image", volume=volume)
+    series = only_series(tmp_path)
+    grid, read = series.grid(), series.read()
+    assert read.dtype == np.int16
+    assert read.shape == SHAPE_ZYX
+    for path in (tmp_path / "image").iterdir():
+        header = pydicom.dcmread(path)
+        column, row = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+        y, x = 4, 6
+        point_mm = (
+            np.array(header.ImagePositionPatient, float)
+            + x * column * header.PixelSpacing[1]
+            + y * row * header.PixelSpacing[0]
+        )
+        index_xyz = grid.to_voxel_xyz(point_mm[None])[0]
+        np.testing.assert_allclose(index_xyz, index_xyz.round(), atol=1e-5)
+        i, j, k = index_xyz.round().astype(int)
+        assert read[k, j, i] == header.pixel_array[y, x]
+
+
+def test_reversed_normal_gives_the_same_voxels_in_the_same_places(tmp_path):
+    """A series whose slices are stacked against row x column comes out right-handed."""
+    write_series(tmp_path / "image", volume=voxels())
+    for path in (tmp_path / "image").iterdir():
+
+        def flip(header):
+            column, row = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+            last_column_mm = 10 * SPACING_MM_ZYX[2] * column
+            position_mm = np.array(header.ImagePositionPatient, float) + last_column_mm
+            header.ImagePositionPatient = [f"{v:.8f}" for v in position_mm]
+            header.ImageOrientationPatient = [f"{v:.10f}" for v in (*-column, *row)]
+            header.PixelData = header.pixel_array[:, ::-1].tobytes()
+
+        edit(path, flip)
+    series = only_series(tmp_path)
+    grid = series.grid()
+    assert np.linalg.det(grid.direction) == pytest.approx(1)
+    np.testing.assert_array_equal(series.read(), voxels()[::-1, :, ::-1])
+    corner_mm = grid.to_mm([(10, 0, 4)])[0]
+    np.testing.assert_allclose(corner_mm, ORIGIN_MM, atol=1e-6)
+
+
+def test_rescale_slope_of_each_slice(tmp_path):
+    slopes = [0.5, 0.001234567, 2, 1 / 3, 7.5e-5]
+    write_series(tmp_path / "image", slopes=slopes)
+    expected = voxels() * np.array([float(f"{s:.10g}") for s in slopes])[:, None, None] - 3
+    read = only_series(tmp_path).read()
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(32767, np.int16), (32768, np.float32), (65535, np.float32)])
+def test_whole_numbers_stay_exact(tmp_path, value, dtype):
+    volume = voxels()
+    volume[2, 3, 4] = value
+    write_series(tmp_path / "image", volume=volume)
+    read = only_series(tmp_path).read()
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, volume)
+
+
+def test_rounding_in_headers_is_no_problem(tmp_path):
+    headers = write_series(tmp_path / "image")
+    rng = np.random.default_rng(0)
+    for header in headers:
+        noise_mm = rng.uniform(-0.02, 0.02, 3)
+
+        def disturb(dataset, noise_mm=noise_mm):
+            dataset.ImagePositionPatient = [f"{v:.3f}" for v in dataset.ImagePositionPatient + noise_mm]
+            dataset.ImageOrientationPatient = [f"{v:.5f}" for v in dataset.ImageOrientationPatient]
+
+        edit(header.filename, disturb)
+    grid = only_series(tmp_path).grid()
+    np.testing.assert_allclose(grid.spacing_mm_zyx, SPACING_MM_ZYX, atol=0.02)
+    np.testing.assert_allclose(grid.direction.T @ grid.direction, np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_missing_slice(tmp_path, k):
+    headers = write_series(tmp_path / "image")
+    headers[k].filename.unlink()
+    problem = problem_of(tmp_path)
+    assert f"missing slice: '{headers[k - 1].filename.relative_to(tmp_path)}' and " in problem
+    assert "are 6.000 mm apart, expected 3.000 mm. Restore 1 missing file" in problem
+
+
+def test_missing_slice_of_four(tmp_path):
+    headers = write_series(tmp_path / "image")
+    headers[0].filename.unlink()
+    headers[2].filename.unlink()
+    assert "are 6.000 mm apart, expected 3.000 mm" in problem_of(tmp_path)
+
+
+def test_duplicated_slice(tmp_path):
+    headers = write_series(tmp_path / "image")
+    copy = tmp_path / "image" / "copy.dcm"
+    copy.write_bytes(headers[2].filename.read_bytes())
+    problem = problem_of(tmp_path)
+    assert "duplicated slice: 'image/copy.dcm' and 'image/slice003.dcm' have the same position" in problem
+
+
+def test_all_slices_in_one_place(tmp_path):
+    headers = write_series(tmp_path / "image")
+    for header in headers[1:]:
+        edit(header.filename, lambda d: setattr(d, "ImagePositionPatient", headers[0].ImagePositionPatient))
+    with pytest.raises(InputError) as caught:
+        only_series(tmp_path).grid()
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), "mixed orientation: 1 files"),
+        (lambda d: setattr(d, "PixelSpacing", [0.7, 1.2]), "mixed pixel spacing: 1 files"),
+        (lambda d: (setattr(d, "Rows", 6), setattr(d, "Columns", 12)), "mixed matrix size: 1 files"),
+        (lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3"), "its slices are in 2 frames of reference"),
+        (lambda d: delattr(d, "ImagePositionPatient"), "'image/slice002.dcm' has no valid ImagePositionPatient"),
+        (lambda d: setattr(d, "PixelSpacing", [0, 0]), "'image/slice002.dcm' has no valid PixelSpacing"),
+        (lambda d: setattr(d, "NumberOfFrames", 2), "'image/slice002.dcm' holds 2 frames"),
+        (lambda d: setattr(d, "SamplesPerPixel", 3), "'image/slice002.dcm' is a colour image"),
+    ],
+)
+def test_slices_that_do_not_belong_together(tmp_path, change, message):
+    headers = write_series(tmp_path / "image")
+    edit(headers[3].filename, change)
+    assert message in problem_of(tmp_path)
+
+
+def shift(header, axis, mm):
+    position_mm = np.array(header.ImagePositionPatient, float) + mm * DIRECTION[:, axis]
+    edit(header.filename, lambda d: setattr(d, "ImagePositionPatient", [f"{v:.8f}" for v in position_mm]))
+
+
+def test_unevenly_spaced_slices(tmp_path):
+    headers = write_series(tmp_path / "image")
+    shift(headers[2], axis=2, mm=0.6)
+    assert "unevenly spaced slices: 'image/slice003.dcm' lies 0.600 mm from its place (allowed 0.300 mm)" in problem_of(
+        tmp_path
+    )
+
+
+def test_tilted_gantry(tmp_path):
+    headers = write_series(tmp_path / "image")
+    for k, header in enumerate(headers):
+        shift(header, axis=1, mm=0.7 * k)
+    assert "not stacked along their normal: 'image/slice001.dcm' is shifted by 4.00 pixels" in problem_of(tmp_path)
+
+
+def test_a_single_slice_takes_its_thickness(tmp_path):
+    (header,) = write_series(tmp_path / "image", volume=voxels()[:1])
+    edit(header.filename, lambda d: setattr(d, "SliceThickness", 4.5))
+    grid = only_series(tmp_path).grid()
+    assert grid.shape_zyx == (1, 7, 11)
+    np.testing.assert_allclose(grid.spacing_mm_zyx, (4.5, 0.7, 1.1))
+    edit(header.filename, lambda d: delattr(d, "SliceThickness"))
+    assert "a single slice without SpacingBetweenSlices or SliceThickness" in problem_of(tmp_path)
+
+
+def test_pixels_that_cannot_be_decoded(tmp_path):
+    headers = write_series(tmp_path / "image")
+    edit(headers[1].filename, lambda d: delattr(d, "PixelData"))
+    with pytest.raises(InputError, match=r"voxel values of 'image/slice004.dcm' cannot be read"):
+        only_series(tmp_path).read()
+
+
+def test_find_tells_images_structure_sets_and_other_files_apart(tmp_path):
+    headers = write_series(tmp_path / "a", series="one")
+    write_series(tmp_path / "b" / "c", series="two", modality="PT")
+    write_series(tmp_path / "dose", series="three", modality="RTDOSE")
+    write_contours(tmp_path / "a" / "rs", headers, {"GTV": {}})
+    (tmp_path / "readme.txt").write_text("nothing")
+    (tmp_path / "empty").touch()
+    found = find_dicom(tmp_path, jobs=2)
+    assert [(s.modality, len(s.slices)) for s in found.series] == [("MR", 5), ("PT", 5)]
+    assert found.rtstructs == (tmp_path / "a" / "rs",)
+    assert found.num_other_files == 5 + 2
+    assert PATIENT["PatientID"] not in repr(found)
+
+
+def test_damaged_files_are_all_named(tmp_path):
+    headers = write_series(tmp_path / "image")
+    for header in headers[:2]:
+        header.filename.write_bytes(header.filename.read_bytes()[:200])
+    with pytest.raises(InputError) as caught:
+        find_dicom(tmp_path)
+    assert [p.split(":")[0] for p in caught.value.problems] == [
+        "File 'image/slice004.dcm' cannot be read",
+        "File 'image/slice005.dcm' cannot be read",
+    ]
+
+
+def test_source_that_is_no_folder(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        find_dicom(tmp_path / "nowhere")
