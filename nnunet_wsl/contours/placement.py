@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ soft-tissue sarcoma data. Half a spacing off, the slice that is meant is a guess
 GRID_TOLERANCE_VOX = 0.5
 """How far a contour may stick out of the image, which ends half a voxel beyond the outer voxel centres."""
 
+_REMEDY_OUTSIDE = "Check that the contours were drawn on this series, or pass --outside clip."
 _DECIMALS_VOX = 6  # removes the noise of the change of coordinates, so that ties stay ties
 
 
@@ -146,10 +147,12 @@ def place(
     Raises
     ------
     InputError
-        Naming every contour that is not drawn in a slice plane, lies between two slices, or leaves the image.
+        If contours are not drawn in a slice plane, lie between two slices, or leave the image: one problem for
+        each source and each of these faults, which names the worst contour and counts the others. Contours are
+        numbered from 1 within their source.
     """
     placed: list[PlacedContour] = []
-    problems: list[str] = []
+    faults: dict[tuple[str, str], list[tuple[_Fault, int]]] = {}
     cut: dict[str, list[tuple[float, float]]] = {}
     repeats: Counter[str] = Counter()
     drawn: Counter[tuple[str, str]] = Counter()
@@ -164,21 +167,17 @@ def place(
             continue
         seen.add(fingerprint)
 
-        where = f"Case '{case}': contour {drawn[roi]} of ROI '{contour.source}'"
         z = points_xyz[:, 2]
         k = round(float(z.min() + z.max()) / 2)
         missing_slice = not 0 <= k < grid.shape_zyx[0]
         excess_vox = _excess_vox(points_xyz, grid)
         leaves = missing_slice or bool((excess_vox[:, :2] > GRID_TOLERANCE_VOX).any())
         if np.ptp(z) > 2 * SLICE_TOLERANCE:
-            problems.append(f"{where} {_tilted(z, grid)}")
+            fault = _tilted(z, grid)
         elif not missing_slice and np.abs(z - k).max() > SLICE_TOLERANCE:
-            problems.append(f"{where} {_between_slices(z, k, grid)}")
+            fault = _between_slices(z, k, grid)
         elif leaves and outside == "error":
-            problems.append(
-                f"{where} {_beyond_slices(z, grid) if missing_slice else _outside(excess_vox, grid)} "
-                "Check that the contours were drawn on this series, or pass --outside clip."
-            )
+            fault = _beyond_slices(z, grid) if missing_slice else _outside(excess_vox, grid)
         else:
             in_slice = PlacedContour(contour.object, contour.source, contour.closed, k, points_xyz[:, 1::-1])
             if leaves:
@@ -187,8 +186,10 @@ def place(
                 cut.setdefault(contour.source, []).append((area_mm2, float(farthest_mm)))
             if not missing_slice:
                 placed.append(in_slice)
-    if problems:
-        raise InputError(problems)
+            continue
+        faults.setdefault((contour.source, fault.kind), []).append((fault, drawn[roi]))
+    if faults:
+        raise InputError(_describe(case, source, found) for (source, _), found in faults.items())
     clippings = tuple(
         Clipping(source, len(cuts), sum(area for area, _ in cuts), max(farthest for _, farthest in cuts))
         for source, cuts in cut.items()
@@ -202,40 +203,66 @@ def _excess_vox(points_xyz: NDArray[np.float64], grid: Grid) -> NDArray[np.float
     return np.maximum(np.maximum(below, above), 0)
 
 
-def _tilted(z: NDArray[np.float64], grid: Grid) -> str:
-    spacing_mm = grid.spacing_mm_xyz[2]
-    return (
-        f"is not drawn in a slice plane: its points spread over {np.ptp(z) * spacing_mm:.1f} mm across the "
-        f"slices (allowed {2 * SLICE_TOLERANCE * spacing_mm:.1f} mm). Convert the series that the contours were "
-        "drawn on, or redraw them in its slices."
+class _Fault(NamedTuple):
+    """Why a contour does not fit, and by how much, to find the worst of a kind."""
+
+    kind: str
+    distance_mm: float
+    text: str
+
+
+def _describe(case: str, source: str, found: Sequence[tuple[_Fault, int]]) -> str:
+    """Report the worst of an ROI's faults of one kind and count the others, which tend to be many."""
+    worst, number = max(found, key=lambda item: item[0].distance_mm)
+    count = len({other for _, other in found})
+    rank = f", the worst of {count}," if count > 1 else ""
+    return f"Case '{case}': contour {number}{rank} of ROI '{source}' {worst.text}"
+
+
+def _tilted(z: NDArray[np.float64], grid: Grid) -> _Fault:
+    spacing_mm = grid.spacing_mm_zyx[0]
+    spread_mm = float(np.ptp(z) * spacing_mm)
+    return _Fault(
+        "tilted",
+        spread_mm,
+        f"lies across slices instead of in one: its points spread over {spread_mm:.2f} mm (allowed "
+        f"{2 * SLICE_TOLERANCE * spacing_mm:.2f} mm). Convert the series that the contours were drawn on, or "
+        "redraw them in its slices.",
     )
 
 
-def _between_slices(z: NDArray[np.float64], k: int, grid: Grid) -> str:
-    spacing_mm = grid.spacing_mm_xyz[2]
-    return (
-        f"lies between slice planes: {np.abs(z - k).max() * spacing_mm:.1f} mm off slice {k} (allowed "
-        f"{SLICE_TOLERANCE * spacing_mm:.1f} mm, slices are {spacing_mm:.1f} mm apart). Check that no slice of "
-        "the series is missing and that the contours were drawn on this series."
+def _between_slices(z: NDArray[np.float64], k: int, grid: Grid) -> _Fault:
+    spacing_mm = grid.spacing_mm_zyx[0]
+    off_mm = float(np.abs(z - k).max() * spacing_mm)
+    return _Fault(
+        "between",
+        off_mm,
+        f"lies between slice planes: {off_mm:.2f} mm off slice {k} (allowed {SLICE_TOLERANCE * spacing_mm:.2f} "
+        f"mm, slices are {spacing_mm:.2f} mm apart). Check that no slice of the series is missing and that the "
+        "contours were drawn on this series.",
     )
 
 
-def _beyond_slices(z: NDArray[np.float64], grid: Grid) -> str:
+def _beyond_slices(z: NDArray[np.float64], grid: Grid) -> _Fault:
     last = grid.shape_zyx[0] - 1
     end, distance_vox = ("first", -z.min()) if z.min() < 0 else ("last", z.max() - last)
-    return (
-        f"lies {distance_vox * grid.spacing_mm_xyz[2]:.1f} mm beyond the {end} slice of the image, which has no "
-        "slice there."
+    distance_mm = float(distance_vox * grid.spacing_mm_zyx[0])
+    return _Fault(
+        "beyond",
+        distance_mm,
+        f"lies {distance_mm:.2f} mm beyond the {end} slice of the image, where it has no slice. {_REMEDY_OUTSIDE}",
     )
 
 
-def _outside(excess_vox: NDArray[np.float64], grid: Grid) -> str:
-    excess_xy = excess_vox[:, :2]
-    axis = int(excess_xy.max(axis=0).argmax())
+def _outside(excess_vox: NDArray[np.float64], grid: Grid) -> _Fault:
+    axis = int(excess_vox[:, :2].max(axis=0).argmax())
     spacing_mm = grid.spacing_mm_xyz[axis]
-    return (
-        f"lies {excess_xy[:, axis].max() * spacing_mm:.1f} mm outside the image grid (allowed "
-        f"{GRID_TOLERANCE_VOX * spacing_mm:.1f} mm)."
+    distance_mm = float(excess_vox[:, axis].max() * spacing_mm)
+    return _Fault(
+        "outside",
+        distance_mm,
+        f"lies {distance_mm:.2f} mm outside the image grid (allowed {GRID_TOLERANCE_VOX * spacing_mm:.2f} mm). "
+        f"{_REMEDY_OUTSIDE}",
     )
 
 
