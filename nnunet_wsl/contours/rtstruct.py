@@ -308,12 +308,7 @@ def write_rtstruct(
     ]
     image_of = _image_finder(series)
     dataset.ROIContourSequence = [
-        _item(
-            ROIDisplayColor=list(_COLOURS[number % len(_COLOURS)]),
-            ContourSequence=[_contour_item(contour, image_of(contour)) for contour in contour_set.of(name)],
-            ReferencedROINumber=number,
-        )
-        for name, number in numbers.items()
+        _roi_contour_item(number, contour_set.of(name), image_of) for name, number in numbers.items()
     ]
     dataset.RTROIObservationsSequence = [
         _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
@@ -351,6 +346,13 @@ def _frame_item(series: Sequence[Dataset]) -> Dataset:
         RTReferencedSeriesSequence=[referenced],
     )
     return _item(FrameOfReferenceUID=first.FrameOfReferenceUID, RTReferencedStudySequence=[study])
+
+
+def _roi_contour_item(number: int, contours: Sequence[Contour], image_of: Callable[[Contour], Dataset]) -> Dataset:
+    item = _item(ROIDisplayColor=list(_COLOURS[number % len(_COLOURS)]), ReferencedROINumber=number)
+    if contours:  # an empty sequence is not allowed
+        item.ContourSequence = [_contour_item(contour, image_of(contour)) for contour in contours]
+    return item
 
 
 def _contour_item(contour: Contour, image: Dataset) -> Dataset:

@@ -96,8 +96,9 @@ def test_every_contour_refers_to_the_image_of_its_slice(tmp_path, contour_set, s
     referenced = [
         contour.ContourImageSequence[0].ReferencedSOPInstanceUID
         for roi in dataset.ROIContourSequence
-        for contour in roi.ContourSequence
+        for contour in roi.get("ContourSequence", ())
     ]
+    assert "ContourSequence" not in dataset.ROIContourSequence[1], "DICOM forbids an empty one"
     assert referenced == [image_of_slice[3], image_of_slice[1], image_of_slice[0]]
     assert dataset.PatientName == "Doe^Jane"
     assert dataset.StudyInstanceUID == series[0].StudyInstanceUID
