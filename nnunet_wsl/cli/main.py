@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from nnunet_wsl import __version__
-from nnunet_wsl.cli import env, train
+from nnunet_wsl.cli import convert, demo, env, train
 from nnunet_wsl.errors import InputError
 
-COMMANDS: tuple[ModuleType, ...] = (train, env)
+COMMANDS: tuple[ModuleType, ...] = (demo, convert, train, env)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -63,6 +63,7 @@ def convert_images(
             "Choose one with --modality."
         )
     folders = [min(s.path for s in series.slices).parent.relative_to(dicom.folder) for series in chosen]
+    target.parent.mkdir(parents=True, exist_ok=True)
     with build_dataset(target) as building:
 
         def write(named: tuple[str, Series]) -> None:

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 
 from nnunet_wsl.contours import PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
-from nnunet_wsl.conversion.dataset import image_path, label_path, read_volume
+from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, read_volume
 
 _LOG = logging.getLogger(__name__)
 
@@ -174,9 +174,16 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
 
 
 def draw_overview(
-    dataset: Path, sketches: Sequence[CaseSketch], *, objects: Sequence[str], image_channels: int, channels: int
+    dataset: Path,
+    sketches: Sequence[CaseSketch],
+    *,
+    objects: Sequence[str],
+    image_channels: int,
+    channels: int,
+    predictions: Path | None = None,
+    output: Path | None = None,
 ) -> None:
-    """Draw some cases as ``wsl_overview.png``: image with contours, label map, relevance, one row per case.
+    """Draw some cases side by side, one row each: image with contours, label map, relevance, and prediction.
 
     Parameters
     ----------
@@ -188,11 +195,19 @@ def draw_overview(
         The labels, values 1..K; K + 1 is ignore.
     image_channels, channels : int
         Number of image channels, and of all channels with those of the relevance behind.
+    predictions : Path, optional
+        Folder with a predicted label map of every case, for a column of its own.
+    output : Path, optional
+        The PNG; ``wsl_overview.png`` in the dataset by default.
     """
+    has_relevance = channels > image_channels
+    titles = ["image and contours", "label map"]
+    titles += ["relevance"] if has_relevance else []
+    titles += ["prediction"] if predictions else []
     count = min(OVERVIEW_CASES, len(sketches))
     chosen = [sketches[i] for i in np.linspace(0, len(sketches) - 1, count).round().astype(int)]
-    titles = ["image and contours", "label map", *(["relevance"] if channels > image_channels else [])]
     colours = [*itertools.islice(itertools.cycle(_COLOURS), len(objects)), _IGNORE_COLOUR]
+    overlay = np.array([(0, 0, 0, 0), *(to_rgba(colour, alpha=0.5) for colour in colours)])
     figure = Figure(figsize=(3.4 * len(titles), 3.2 * count), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(count, len(titles), squeeze=False)
@@ -200,16 +215,21 @@ def draw_overview(
         k = sketch.slice_index
         image = read_volume(image_path(dataset, sketch.case, 0))[k].astype(np.float32)
         low, high = np.percentile(image, (1, 99.5))
-        for axis in row[:2]:
-            axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
-        labels = read_volume(label_path(dataset, sketch.case))[k]
-        overlay = np.array([(0, 0, 0, 0), *(to_rgba(colour, alpha=0.5) for colour in colours)])
-        row[1].imshow(overlay[labels], interpolation="nearest")
-        if channels > image_channels:
+        panels = dict(zip(titles, row, strict=True))
+        for title, axis in panels.items():
+            if title != "relevance":
+                axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+        panels["label map"].imshow(overlay[read_volume(label_path(dataset, sketch.case))[k]], interpolation="nearest")
+        if has_relevance:
             maps = [read_volume(image_path(dataset, sketch.case, c))[k] for c in range(image_channels, channels)]
-            row[2].imshow(np.max(maps, axis=0), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            panels["relevance"].imshow(np.max(maps, axis=0), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        if predictions:
+            predicted = read_volume(predictions / f"{sketch.case}{FILE_ENDING}")[k]
+            panels["prediction"].imshow(overlay[predicted], interpolation="nearest")
         for label, points_yx in sketch.polylines:
-            row[0].plot(points_yx[:, 1], points_yx[:, 0], color=colours[label - 1], linewidth=1.2)
+            for title in ("image and contours", "prediction"):
+                if title in panels:
+                    panels[title].plot(points_yx[:, 1], points_yx[:, 0], color=colours[label - 1], linewidth=1.2)
         for axis in row:
             axis.set_aspect(sketch.spacing_mm_yx[0] / sketch.spacing_mm_yx[1])
             axis.set_xlim(-0.5, image.shape[1] - 0.5)
@@ -221,4 +241,4 @@ def draw_overview(
         axis.set_title(title, fontsize=9)
     handles = [Patch(color=colour, label=name) for colour, name in zip(colours, [*objects, "ignore"], strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8)
-    figure.savefig(dataset / OVERVIEW_FILE, dpi=110, metadata={"Software": None})
+    figure.savefig(output or dataset / OVERVIEW_FILE, dpi=110, metadata={"Software": None})

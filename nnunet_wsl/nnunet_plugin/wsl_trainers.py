@@ -12,11 +12,13 @@ from nnunet_wsl.training.variants import (
     WSLTrainer_50epochs,
     WSLTrainer_100epochs,
     WSLTrainer_250epochs,
+    WSLTrainerDemo,
     WSLTrainerRelevanceOnly,
 )
 
 __all__ = [
     "WSLTrainer",
+    "WSLTrainerDemo",
     "WSLTrainerRelevanceOnly",
     "WSLTrainer_1epoch",
     "WSLTrainer_5epochs",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,30 +15,11 @@ from nnunet_wsl.contract import RelevanceChannels
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.network import RelevanceHead
+from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
 from nnunet_wsl.training.progress import append_differences_plot
 from nnunet_wsl.training.transforms import RelevanceTransform
 
 _SPLITS = ("train", "val")
-
-
-def bfloat16_on_cpu() -> bool:
-    """Whether training on a CPU runs the network under bfloat16 autocast.
-
-    The environment variable ``nnUNet_wsl_bfloat16`` decides (1 or 0); without it, bfloat16 is used where the CPU
-    multiplies it in hardware (AMX or AVX512-BF16), which is several times faster than float32 there.
-    """
-    choice = os.environ.get("nnUNet_wsl_bfloat16", "auto").lower()
-    if choice in ("1", "true", "t"):
-        return True
-    if choice in ("0", "false", "f"):
-        return False
-    if choice != "auto":
-        raise InputError(
-            f"The environment variable nnUNet_wsl_bfloat16 must be 0, 1 or auto, but is '{choice}'. "
-            "Unset it or set it to one of these."
-        )
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
 class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
@@ -117,14 +97,8 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         head = self.relevance_head = RelevanceHead(network, len(self.relevance_channels.objects))
         if self.device.type == "cpu" and bfloat16_on_cpu():
             self.print_to_log_file("Training with bfloat16 autocast on this CPU.")
-            stock_forward = network.forward
-
-            def forward(*args: Any) -> Any:
-                # The final validation, with the head disabled, predicts in float32 as nnUNetv2_predict does.
-                with torch.autocast("cpu", torch.bfloat16, enabled=head.enabled):
-                    return stock_forward(*args)
-
-            network.forward = forward
+            # The final validation, with the head disabled, predicts in float32 as nnUNetv2_predict does.
+            autocast_forward(network, lambda: head.enabled)
         return network
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
@@ -250,9 +224,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     def _stock_trainer_name(cls) -> str:
         """Name of the trainer that this mixin was mixed into; nnU-Net builds the network for inference with it."""
         return next(
-            c.__name__
-            for c in cls.__mro__
-            if issubclass(c, nnUNetTrainer) and not issubclass(c, RelevanceSupervision)
+            c.__name__ for c in cls.__mro__ if issubclass(c, nnUNetTrainer) and not issubclass(c, RelevanceSupervision)
         )
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:

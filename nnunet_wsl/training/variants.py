@@ -56,3 +56,14 @@ class WSLTrainerRelevanceOnly(WSLTrainer):
     """
 
     mask_weight = 0.0
+
+
+class WSLTrainerDemo(WSLTrainer):
+    """``WSLTrainer`` for ``nnunet_wsl demo``: a few short epochs."""
+
+    epochs = 4
+
+    def initialize(self) -> None:
+        """Shorten the epochs, then initialize."""
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 25, 3
+        super().initialize()

@@ -1,0 +1,1 @@
+"""The whole path on phantoms: DICOM and RTSTRUCT files in, a scored prediction and a picture out."""
