@@ -125,8 +125,8 @@ def place(
     """Find the slice and the in-slice voxel coordinates of every contour.
 
     A contour belongs to a slice if none of its points lies more than `SLICE_TOLERANCE` slice spacings off the
-    slice's plane. A closed contour that one source has twice, point by point, is used once: filled by even-odd,
-    the two would erase each other.
+    slice's plane. A contour that one source has twice, point by point, is used once: filled by even-odd, the two
+    would erase each other.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def place(
         drawn[roi] += 1
         points_xyz = np.round(grid.to_voxel_xyz(contour.points_mm), _DECIMALS_VOX)
         fingerprint = (*roi, points_xyz.tobytes())
-        if contour.closed and fingerprint in seen:
+        if fingerprint in seen:
             repeats[contour.source] += 1
             continue
         seen.add(fingerprint)

@@ -153,6 +153,8 @@ def test_open_contour_encloses_nothing_and_does_not_close(fill, passed):
 def test_contour_through_corners_and_along_edges(passed):
     assert passed([(1, 1), (4, 4)], closed=False) == {(n, n) for n in range(1, 5)}
     assert passed([(1, 4), (4, 1)], closed=False) == {(n, 5 - n) for n in range(1, 5)}
+    # Through the corner (5.5, 6.5), which rounding errors of the two crossings would tear apart.
+    assert passed([(5.4, 7.9), (5.7, 3.7)], closed=False) == {(5, 8), (5, 7), (6, 6), (6, 5), (6, 4)}
     assert passed([(1.5, 1), (1.5, 3)], closed=False) == {(2, 1), (2, 2), (2, 3)}
     assert passed([(1, 1.5), (3, 1.5)], closed=False) == {(1, 2), (2, 2), (3, 2)}
 
