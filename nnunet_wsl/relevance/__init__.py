@@ -1,0 +1,16 @@
+"""How relevant each voxel is to the contours of an object."""
+
+from nnunet_wsl.relevance.maps import fuse, relevance_maps
+from nnunet_wsl.relevance.scales import CaseFingerprint, case_fingerprint, plan_scales
+from nnunet_wsl.relevance.settings import RelevanceSettings
+from nnunet_wsl.relevance.transform import nearest_contour
+
+__all__ = [
+    "CaseFingerprint",
+    "RelevanceSettings",
+    "case_fingerprint",
+    "fuse",
+    "nearest_contour",
+    "plan_scales",
+    "relevance_maps",
+]

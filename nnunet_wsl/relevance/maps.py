@@ -1,0 +1,205 @@
+"""Relevance maps of objects, and their fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.relevance.settings import RelevanceSettings
+from nnunet_wsl.relevance.transform import ContourVoxels, NearestInSlice, nearest_by_slice
+
+Float32 = NDArray[np.float32]
+
+
+def _gaussian(squared: Float32) -> Float32:
+    squared *= -0.5
+    return np.exp(squared, out=squared)
+
+
+def _exponential(squared: Float32) -> Float32:
+    np.sqrt(squared, out=squared)
+    return np.exp(np.negative(squared, out=squared), out=squared)
+
+
+def _linear(squared: Float32) -> Float32:
+    np.subtract(1, np.sqrt(squared, out=squared), out=squared)
+    return np.maximum(squared, 0, out=squared)
+
+
+KERNELS: dict[str, Callable[[Float32], Float32]] = {
+    "gaussian": _gaussian,
+    "exponential": _exponential,
+    "linear": _linear,
+}
+"""How relevance falls off with the square of distance / scale; each works in place and gives 0 at infinity."""
+
+
+def relevance_maps(
+    image: ArrayLike | None,
+    contour_voxels: Sequence[ArrayLike],
+    spacing_mm: Sequence[float],
+    settings: RelevanceSettings,
+    *,
+    shape: Sequence[int] | None = None,
+) -> Float32:
+    """Relevance of every voxel to the contours of each object.
+
+    Parameters
+    ----------
+    image : array_like of real numbers, shape (C, z, y, x) or (C, y, x), or None
+        Image channels. None will do in mode "distance".
+    contour_voxels : sequence of array_like
+        For each object either a bool array of the image's spatial shape or integer indices, shape (N, 3) or (N, 2),
+        in the order of the array axes. An object without contour voxels is fine.
+    spacing_mm : sequence of float
+        Distance of neighbouring voxels along each spatial axis, in the order of the array axes.
+    settings : RelevanceSettings
+        What the relevance falls off with, and how fast.
+    shape : sequence of int, optional
+        The image's spatial shape, needed only if `image` is None and `contour_voxels` are indices.
+
+    Returns
+    -------
+    ndarray of float32, shape (K, z, y, x) or (K, y, x)
+        One map per object, in [0, 1]: 1 on contour voxels, 0 beyond the cut-off and for objects without contour.
+
+    Raises
+    ------
+    InputError
+        If intensities are needed and missing, not finite, or of another number of channels than the settings have
+        scales for, or if the settings are for another number of objects.
+    ValueError
+        If shapes do not fit together.
+
+    Notes
+    -----
+    The relevance of a voxel p is measured to its reference voxel q, the nearest contour voxel of the object, see
+    `nearest_contour`. Its distance is d = ``|p - q|`` in mm. Its difference over the image channels c with intensity
+    scales s_c is u = sqrt(mean_c(((I_c(p) - I_c(q)) / s_c)^2)). With kernel f, mode "distance" gives f(d / sigma_mm),
+    "intensity" f(u), and "both" the product.
+
+    Memory beyond the result is a few slices of the part of the image within the cut-off.
+
+    Examples
+    --------
+    >>> settings = RelevanceSettings(kernel="linear", sigma_mm=(2.0,), cutoff_mm=(10.0,))
+    >>> relevance_maps(None, [[[0, 1]]], (1.0, 0.5), settings, shape=(2, 4))
+    array([[[0.75      , 1.        , 0.75      , 0.5       ],
+            [0.4409830, 0.5       , 0.4409830, 0.2928932]]], dtype=float32)
+    """
+    if len(contour_voxels) != len(settings.sigma_mm):
+        raise InputError(
+            f"The relevance settings have scales for {len(settings.sigma_mm)} objects, but contours of "
+            f"{len(contour_voxels)} objects are given."
+        )
+    channels = None if settings.mode == "distance" else _checked_channels(image, settings)
+    if image is not None:
+        shape = np.shape(image)[1:]
+    objects = [ContourVoxels.of(voxels, shape) for voxels in contour_voxels]
+    maps = np.zeros((len(objects), *objects[0].shape_zyx), dtype=np.float32)
+    for relevance, voxels, sigma_mm, cutoff_mm in zip(
+        maps, objects, settings.sigma_mm, settings.cutoff_mm, strict=True
+    ):
+        _fill(relevance, channels, voxels, spacing_mm, sigma_mm, cutoff_mm, settings)
+    return maps[:, 0] if len(spacing_mm) == 2 else maps
+
+
+def fuse(maps: ArrayLike, method: Literal["max", "mean", "noisy_or"] = "max") -> Float32:
+    """Fuse the sub-relevances of several objects into one relevance.
+
+    Parameters
+    ----------
+    maps : array_like of float, shape (K, ...)
+        One map per object, in [0, 1].
+    method : {"max", "mean", "noisy_or"}
+        The largest sub-relevance; their mean; or 1 - prod_k(1 - r_k), the probability that at least one of several
+        independent events of probability r_k happens.
+
+    Returns
+    -------
+    ndarray of float32, shape (...)
+
+    Raises
+    ------
+    ValueError
+        If there is no map, or no such method.
+    """
+    stacked = np.asarray(maps, dtype=np.float32)
+    if not len(stacked):
+        raise ValueError("there is no relevance map to fuse")
+    if method == "max":
+        return np.asarray(stacked.max(axis=0))
+    if method == "mean":
+        return np.asarray(stacked.mean(axis=0))
+    if method == "noisy_or":
+        return np.asarray(1 - (1 - stacked).prod(axis=0))
+    raise ValueError(f"no such fusion: {method!r}; choose max, mean or noisy_or")
+
+
+def _checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> NDArray[Any]:
+    """Return the image channels, shape (C, z, y, x), if they are fit for intensity differences."""
+    if image is None:
+        raise InputError(f"Relevance mode '{settings.mode}' needs the image, but there is none. Use mode 'distance'.")
+    channels = np.asarray(image)
+    if len(channels) != len(settings.intensity_scale):
+        raise InputError(
+            f"Relevance mode '{settings.mode}' needs one intensity_scale per image channel, but there are "
+            f"{len(settings.intensity_scale)} for {len(channels)} channels."
+        )
+    # One slice at a time: a mask of the whole image would be memory beyond the result.
+    odd = [sum(np.count_nonzero(~np.isfinite(part)) for part in channel) for channel in channels]
+    if any(odd):
+        raise InputError(
+            f"Image channel {c} has {n} voxels that are not finite numbers, but relevance mode '{settings.mode}' "
+            "compares intensities. Correct the image, or use mode 'distance'."
+            for c, n in enumerate(odd)
+            if n
+        )
+    return channels if channels.ndim == 4 else channels[:, np.newaxis]
+
+
+def _fill(
+    relevance: Float32,
+    channels: NDArray[Any] | None,
+    voxels: ContourVoxels,
+    spacing_mm: Sequence[float],
+    sigma_mm: float,
+    cutoff_mm: float,
+    settings: RelevanceSettings,
+) -> None:
+    """Write the relevance to one object, (z, y, x), where it is not 0."""
+    kernel = KERNELS[settings.kernel]
+    per_sigma2 = np.float32(1 / sigma_mm**2)
+    if channels is None:
+        for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, settings.search):
+            relevance[nearest.box] = kernel(np.multiply(nearest.distance_mm2, per_sigma2, out=nearest.distance_mm2))
+        return
+    # At least float32: differences of unsigned integers would wrap around.
+    on_contour = channels[(slice(None), *voxels.index_zyx.T)].astype(np.result_type(channels.dtype, np.float32))
+    scales = settings.intensity_scale
+    for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, settings.search, with_reference=True):
+        values = kernel(_squared_difference(channels, on_contour, nearest, scales))
+        if settings.mode == "both":
+            values *= kernel(np.multiply(nearest.distance_mm2, per_sigma2, out=nearest.distance_mm2))
+        else:
+            values *= np.isfinite(nearest.distance_mm2)
+        relevance[nearest.box] = values
+
+
+def _squared_difference(
+    channels: NDArray[Any], on_contour: NDArray[Any], nearest: NearestInSlice, scales: Sequence[float]
+) -> Float32:
+    """Mean over the channels of the squared difference to the reference voxel, in units of the scales."""
+    total = np.zeros(nearest.distance_mm2.shape, dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinitely different is fine
+        for channel, references, scale in zip(channels, on_contour, scales, strict=True):
+            difference = channel[nearest.box] - references[nearest.reference]
+            difference /= scale
+            difference *= difference
+            total += difference
+    total /= len(channels)
+    return total

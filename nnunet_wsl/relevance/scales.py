@@ -1,0 +1,203 @@
+"""Scales of the relevance by rule: from a fingerprint of every case to one set of scales for all.
+
+As in nnU-Net, what is measured (the fingerprint of a case) is apart from what is decided (the plan), and the plan
+takes medians over the cases, so that a few odd ones do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_slice
+
+SIGMA_PER_RADIUS = 0.25
+"""sigma_mm of an object as a part of its radius: at its centre, the Gaussian relevance has fallen to nothing."""
+
+CUTOFF_PER_SIGMA = 3.0
+"""Where the relevance ends, in sigmas: the Gaussian has fallen to 0.011 there."""
+
+BAND_VOX = 3
+"""Half width of the band around the contours in which differences across them are measured, in voxels."""
+
+_NORMAL_IQR = 1.349  # interquartile range of a normal distribution, in standard deviations
+
+
+@dataclass(frozen=True)
+class ObjectFingerprint:
+    """What the scales of one object depend on, in one case.
+
+    Parameters
+    ----------
+    radius_mm : float
+        Twice the enclosed area over the length of the contours: the radius of a disc, about the thickness of a
+        ring. 0 if the contours enclose nothing.
+    along : tuple of float
+        Per image channel, spread of the intensities on the contour voxels: interquartile range / 1.349, the standard
+        deviation if they were normally distributed.
+    across : tuple of float
+        Per image channel, median absolute difference between a voxel near a contour and its reference voxel.
+    """
+
+    radius_mm: float
+    along: tuple[float, ...]
+    across: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CaseFingerprint:
+    """What the scales of the relevance depend on, in one case.
+
+    Parameters
+    ----------
+    spacing_mm : tuple of float
+        In the order of the array axes.
+    objects : tuple of ObjectFingerprint or None
+        One per object; None if the object has no contour in this case.
+    """
+
+    spacing_mm: tuple[float, ...]
+    objects: tuple[ObjectFingerprint | None, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fingerprint as JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CaseFingerprint:
+        """Return the fingerprint of which `to_dict` gave the values."""
+        return cls(
+            tuple(values["spacing_mm"]),
+            tuple(
+                one and ObjectFingerprint(one["radius_mm"], tuple(one["along"]), tuple(one["across"]))
+                for one in values["objects"]
+            ),
+        )
+
+
+def case_fingerprint(
+    image: ArrayLike | None,
+    masks: Sequence[ArrayLike] | None,
+    contour_voxels: Sequence[ArrayLike],
+    spacing_mm: Sequence[float],
+) -> CaseFingerprint:
+    """Measure in one case what the scales of the relevance depend on.
+
+    Parameters
+    ----------
+    image : array_like of real numbers, shape (C, z, y, x) or (C, y, x), or None
+        Image channels; without, the fingerprint says nothing about intensities.
+    masks : sequence of array_like of bool, shape (z, y, x) or (y, x), or None
+        What the contours of each object enclose; None if they enclose nothing.
+    contour_voxels : sequence of array_like
+        As for `relevance_maps`.
+    spacing_mm : sequence of float
+        In the order of the array axes.
+
+    Returns
+    -------
+    CaseFingerprint
+
+    Notes
+    -----
+    Differences across the contours are measured within `BAND_VOX` voxels of them and within their slices: thick
+    slices would bring in other anatomy. Voxels that are not finite numbers do not count.
+    """
+    channels = None if image is None else np.asarray(image)
+    shape = None if channels is None else channels.shape[1:]
+    objects = []
+    for k, given in enumerate(contour_voxels):
+        mask = None if masks is None else np.asarray(masks[k], dtype=np.bool_)
+        voxels = ContourVoxels.of(given, shape if mask is None else mask.shape)
+        objects.append(_object_fingerprint(channels, mask, voxels, spacing_mm) if len(voxels.index_zyx) else None)
+    return CaseFingerprint(tuple(float(spacing) for spacing in spacing_mm), tuple(objects))
+
+
+def plan_scales(
+    fingerprints: Sequence[CaseFingerprint],
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Choose the scales of the relevance for all cases.
+
+    Parameters
+    ----------
+    fingerprints : sequence of CaseFingerprint
+        Of the training cases, all with the same objects and image channels.
+
+    Returns
+    -------
+    sigma_mm : tuple of float
+        One per object: a quarter of the median radius over the cases, but at least the median voxel spacing (the
+        larger one within the slice), so that a voxel's neighbours are relevant too.
+    intensity_scale : tuple of float
+        One per image channel: the median over cases and objects of sqrt(along * across). Differences along the
+        contours, of one tissue, stay below it where differences across them, to another, lie above. Objects whose
+        intensities do not vary do not count; if none does, the scale is 1.
+    cutoff_mm : tuple of float
+        One per object: three times sigma_mm.
+
+    Raises
+    ------
+    InputError
+        If there is no case, or an object has no contour in any case.
+    """
+    present = [[one for one in case if one] for case in zip(*(f.objects for f in fingerprints), strict=True)]
+    missing = [str(k) for k, cases in enumerate(present, start=1) if not cases]
+    if not fingerprints or missing:
+        raise InputError(
+            "The scales of the relevance are planned from contours, but "
+            + (f"object {', '.join(missing)} has none in any case." if fingerprints else "there is no case.")
+            + " Give sigma_mm yourself, or leave the object out."
+        )
+    spacing_mm = float(np.median([max(fingerprint.spacing_mm[-2:]) for fingerprint in fingerprints]))
+    radii_mm = [float(np.median([one.radius_mm for one in cases])) for cases in present]
+    sigma_mm = tuple(max(SIGMA_PER_RADIUS * radius_mm, spacing_mm) for radius_mm in radii_mm)
+    along, across = (
+        np.array([getattr(one, name) for cases in present for one in cases]).T for name in ("along", "across")
+    )
+    typical = np.sqrt(along * across)
+    intensity_scale = tuple(float(np.median(scales[scales > 0])) if scales.any() else 1.0 for scales in typical)
+    return sigma_mm, intensity_scale, tuple(CUTOFF_PER_SIGMA * sigma for sigma in sigma_mm)
+
+
+def _object_fingerprint(
+    channels: NDArray[Any] | None, mask: NDArray[np.bool_] | None, voxels: ContourVoxels, spacing_mm: Sequence[float]
+) -> ObjectFingerprint:
+    pixel_mm = np.asarray(spacing_mm[-2:], dtype=np.float64)
+    radius_mm = 0.0
+    if mask is not None:
+        drawn = np.unique(voxels.index_zyx[:, 0])
+        area_mm2 = np.count_nonzero(mask.reshape(voxels.shape_zyx)[drawn]) * pixel_mm.prod()
+        radius_mm = float(2 * area_mm2 / (len(voxels.index_zyx) * np.sqrt(pixel_mm.prod())))
+    if channels is None:
+        return ObjectFingerprint(radius_mm, (), ())
+    channels = channels.reshape(len(channels), *voxels.shape_zyx)
+    on_contour = channels[(slice(None), *voxels.index_zyx.T)].astype(np.float64)
+    differences: list[list[NDArray[np.float64]]] = [[] for _ in channels]
+    cutoff_mm = BAND_VOX * float(pixel_mm.max())
+    for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, "slice", with_reference=True):
+        band = np.isfinite(nearest.distance_mm2) & (nearest.distance_mm2 > 0)
+        for found, channel, values in zip(differences, channels, on_contour, strict=True):
+            found.append(np.abs(channel[nearest.box] - values[nearest.reference])[band])
+    return ObjectFingerprint(
+        radius_mm,
+        tuple(_spread(values) for values in on_contour),
+        tuple(_median(np.concatenate(found)) for found in differences),
+    )
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0
+    low, high = np.percentile(finite, (25, 75))
+    return float(high - low) / _NORMAL_IQR
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else 0.0

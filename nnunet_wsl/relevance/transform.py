@@ -1,0 +1,455 @@
+"""For every voxel the nearest contour voxel, and how far it is: exact, cut off, one slice at a time.
+
+The squared distance is a sum over the axes, so its minimum is found axis by axis: along x within each row that has
+contour voxels, then along y, then along z, where the last two take the minimum over the rows and slices within the
+cut-off (Saito and Toriwaki 1994, DOI 10.1016/0031-3203(94)90133-3). Only the slices within the cut-off of the one at
+hand are in memory.
+
+All arithmetic is on integers. A *key* holds the squared distance in its upper bits and in its lower bits which contour
+voxel it is measured to, the contour voxels being numbered in lexicographic order (z, y, x). The smallest key is thus
+the nearest contour voxel and, among equally near ones, the lexicographically smallest, in whatever order keys meet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_LARGEST_DENOMINATOR = 128
+_RATIO_TOLERANCE = 1e-7  # spacings come as float32 from some headers
+
+_TOLERANCE = 1e-6  # relative, of squared distances
+
+_BLOCK = 4096  # voxels that stay in the first-level cache while slices are combined
+
+
+@dataclass(frozen=True, eq=False)
+class ContourVoxels:
+    """The contour voxels of one object in an image.
+
+    Parameters
+    ----------
+    shape_zyx : tuple of int
+        Shape of the image; a 2D image has one slice.
+    index_zyx : ndarray of int64, shape (N, 3)
+        In lexicographic order, each once.
+    """
+
+    shape_zyx: tuple[int, int, int]
+    index_zyx: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, contour_voxels: ArrayLike, shape: Sequence[int] | None = None) -> ContourVoxels:
+        """Accept what the public functions accept.
+
+        Parameters
+        ----------
+        contour_voxels : array_like
+            Either bool, of the image's shape (z, y, x) or (y, x), or integer indices, shape (N, 3) or (N, 2), in that
+            order of axes.
+        shape : sequence of int, optional
+            The image's shape; needed for indices.
+
+        Raises
+        ------
+        ValueError
+            If they are something else, or lie outside the image.
+        """
+        given = np.asarray(contour_voxels)
+        if given.dtype == np.bool_:
+            shape = given.shape if shape is None else tuple(shape)
+            if given.shape != shape:
+                raise ValueError(f"contour voxels of shape {given.shape} do not fit an image of shape {shape}")
+            linear = np.flatnonzero(given)
+        else:
+            if shape is None:
+                raise ValueError("contour voxels given as indices need the image's shape")
+            shape = tuple(shape)
+            if given.ndim != 2 or given.shape[1] != len(shape) or not np.issubdtype(given.dtype, np.integer):
+                raise ValueError(
+                    f"contour voxels must be bool of shape {shape} or integer indices of shape (N, {len(shape)}), not "
+                    f"{given.dtype} of shape {given.shape}"
+                )
+            if ((given < 0) | (given >= shape)).any():
+                raise ValueError(f"contour voxels lie outside the image of shape {shape}")
+            linear = np.zeros(len(given), dtype=np.int64)
+            for axis, size in enumerate(shape):
+                linear = linear * size + given[:, axis]
+            if (np.diff(linear) <= 0).any():
+                linear = np.unique(linear)
+        if len(shape) not in (2, 3):
+            raise ValueError(f"an image has two or three axes, not {len(shape)}")
+        depth, height, width = (1, *shape) if len(shape) == 2 else shape
+        shape_zyx = (depth, height, width)
+        return cls(shape_zyx, np.stack(np.unravel_index(linear, shape_zyx), axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class NearestInSlice:
+    """Distance to the contour within the part of one slice that is not all beyond the cut-off.
+
+    Parameters
+    ----------
+    box : tuple
+        Slice number and extent in y and x: an index into a (z, y, x) array.
+    distance_mm2 : ndarray of float32, shape (y, x)
+        Squared distance to the reference voxel, infinite beyond the cut-off.
+    keys : ndarray of int32 or int64, shape (y, x)
+        Their lower `reference_bits` say which the reference voxel is.
+    reference_bits : int
+        0 if the reference voxels were not asked for.
+    """
+
+    box: tuple[int, slice, slice]
+    distance_mm2: NDArray[np.float32]
+    keys: NDArray[Any]
+    reference_bits: int
+
+    @property
+    def reference(self) -> NDArray[np.int64]:
+        """Number of the reference voxel, a row of `ContourVoxels.index_zyx`; means nothing beyond the cut-off."""
+        numbers: NDArray[np.int64] = self.keys & ((1 << self.reference_bits) - 1)
+        return numbers
+
+
+def nearest_contour(
+    contour_voxels: ArrayLike,
+    spacing_mm: Sequence[float],
+    *,
+    cutoff_mm: float = math.inf,
+    search: Literal["volume", "slice"] = "volume",
+    shape: Sequence[int] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Find the reference voxel of every voxel: the nearest contour voxel of one object.
+
+    Parameters
+    ----------
+    contour_voxels : array_like
+        Bool of the image's shape, (z, y, x) or (y, x), or integer indices, shape (N, 3) or (N, 2), in that order of
+        axes.
+    spacing_mm : sequence of float
+        Distance of neighbouring voxels along each axis, in the order of the array axes.
+    cutoff_mm : float, default infinity
+        Voxels further from the contour have no reference voxel.
+    search : {"volume", "slice"}
+        Whether the reference voxel is looked for in the volume or only in the voxel's own slice.
+    shape : sequence of int, optional
+        The image's shape, needed if `contour_voxels` are indices.
+
+    Returns
+    -------
+    distance_mm : ndarray of float32, shape (z, y, x) or (y, x)
+        Infinite where there is no reference voxel.
+    index : ndarray of int32, shape (3, z, y, x) or (2, y, x)
+        The reference voxel's index, -1 where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together, or a spacing or the cut-off is not positive.
+
+    Notes
+    -----
+    Among equally near contour voxels the one with the lexicographically smallest (z, y, x) is the reference voxel.
+    Distances are equal if they are so for spacings whose ratios are fractions with small denominators, within 1e-7:
+    with spacings 2.5 and 0.8 mm, 8 slices are as far as 25 rows.
+
+    Examples
+    --------
+    >>> distance_mm, index = nearest_contour([[1, 0]], (3.0, 0.5), shape=(2, 4))
+    >>> distance_mm
+    array([[3.       , 3.0413814, 3.1622777, 3.354102 ],
+           [0.       , 0.5      , 1.       , 1.5      ]], dtype=float32)
+    """
+    voxels = ContourVoxels.of(contour_voxels, shape)
+    distance_mm = np.full(voxels.shape_zyx, np.inf, dtype=np.float32)
+    index_zyx = np.full((3, *voxels.shape_zyx), -1, dtype=np.int32)
+    for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, search, with_reference=True):
+        z, y, x = nearest.box
+        within = np.isfinite(nearest.distance_mm2)
+        distance_mm[nearest.box] = np.sqrt(nearest.distance_mm2)
+        index_zyx[:, z, y, x] = np.where(within, voxels.index_zyx.T[:, nearest.reference * within], -1)
+    if len(spacing_mm) == 2:
+        return distance_mm[0], index_zyx[1:, 0]
+    return distance_mm, index_zyx
+
+
+def nearest_by_slice(
+    voxels: ContourVoxels,
+    spacing_mm: Sequence[float],
+    cutoff_mm: float,
+    search: Literal["volume", "slice"],
+    *,
+    with_reference: bool = False,
+) -> Iterator[NearestInSlice]:
+    """Measure the distance to the contour slice by slice, where it is within the cut-off.
+
+    Parameters
+    ----------
+    voxels : ContourVoxels
+        Contour voxels of one object.
+    spacing_mm : sequence of float
+        (z, y, x), or (y, x) for a 2D image.
+    cutoff_mm : float
+        Largest distance that counts; may be infinite.
+    search : {"volume", "slice"}
+        Whether the reference voxel is looked for in the volume or only in the voxel's own slice.
+    with_reference : bool, default False
+        Whether the reference voxels are asked for.
+
+    Yields
+    ------
+    NearestInSlice
+        In ascending order of slices. Its arrays are the caller's until the next one is asked for.
+
+    Raises
+    ------
+    ValueError
+        If a spacing or the cut-off is not positive, or the spacings are not as many as the image's axes.
+    """
+    spacing = _spacing_zyx(spacing_mm, voxels.shape_zyx)
+    if not cutoff_mm > 0:
+        raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
+    if not len(voxels.index_zyx):
+        return
+    low, high = _box(voxels, spacing, cutoff_mm)
+    reach = np.minimum(_reach(spacing, cutoff_mm), high - low - 1)
+    if search == "slice":
+        reach[0] = 0
+    metric = _Metric.of(spacing, reach, cutoff_mm, len(voxels.index_zyx) if with_reference else 0)
+    cost_z, *costs_yx = metric.costs_zyx
+
+    z_vox, y_vox, x_vox = voxels.index_zyx.T
+    drawn, first = np.unique(z_vox, return_index=True)
+    stop = np.append(first[1:], len(z_vox))
+    # Slices with contour voxels come and go in ascending order: a ring holds those within the cut-off.
+    ring = np.empty((min(2 * reach[0] + 1, len(drawn)), *(high - low)[1:]), dtype=metric.dtype)
+    keys = np.empty(ring.shape[1:], dtype=metric.dtype)
+    distance_mm2 = np.empty(ring.shape[1:], dtype=np.float32)
+    transformed = 0
+    for z in range(low[0], high[0]):
+        begin, end = np.searchsorted(drawn, (z - reach[0], z + reach[0] + 1))
+        for i in range(transformed, end):
+            own = slice(first[i], stop[i])
+            _nearest_in_slice(
+                y_vox[own] - low[1],
+                x_vox[own] - low[2],
+                first[i],
+                (reach[1], reach[2]),
+                tuple(costs_yx),
+                metric.nothing,
+                ring[i % len(ring)],
+            )
+        transformed = end
+        if begin == end:
+            continue
+        near = np.arange(begin, end)
+        _nearest_over_slices(
+            ring.reshape(len(ring), -1), near % len(ring), cost_z * (z - drawn[near]) ** 2, keys.reshape(-1)
+        )
+        metric.distance_mm2(keys, distance_mm2)
+        box = (z, slice(low[1], high[1]), slice(low[2], high[2]))
+        yield NearestInSlice(box, distance_mm2, keys, metric.reference_bits)
+
+
+def _spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> NDArray[np.float64]:
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    if spacing.shape == (2,) and shape_zyx[0] == 1:
+        spacing = np.insert(spacing, 0, spacing[0])
+    if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise ValueError(f"expected one positive spacing per axis of the image, not {tuple(spacing_mm)}")
+    return spacing
+
+
+def _reach(spacing_mm: NDArray[np.float64], cutoff_mm: float) -> NDArray[np.int64]:
+    """Voxels that the cut-off reaches along each axis."""
+    voxels = np.minimum(cutoff_mm / spacing_mm * (1 + _RATIO_TOLERANCE), np.iinfo(np.int32).max)
+    return voxels.astype(np.int64)
+
+
+def _box(
+    voxels: ContourVoxels, spacing_mm: NDArray[np.float64], cutoff_mm: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bounding box of the contour and everything within the cut-off, cropped to the image: first and stop (z, y, x)."""
+    margin = _reach(spacing_mm, cutoff_mm)
+    low = np.maximum(voxels.index_zyx.min(axis=0) - margin, 0)
+    high = np.minimum(voxels.index_zyx.max(axis=0) + margin + 1, voxels.shape_zyx)
+    return low, high
+
+
+@dataclass(frozen=True, eq=False)
+class _Metric:
+    """How keys are made of squared distances.
+
+    Parameters
+    ----------
+    dtype : type
+        Of keys: int32 or int64.
+    weights_zyx : ndarray of int64, shape (3,)
+        Squared distance of neighbouring voxels, in units; 0 along an axis on which no distance is measured.
+    unit_mm2 : float
+        What the squared distance counts.
+    limit : int
+        The squared cut-off, in units.
+    reference_bits : int
+        Lower bits of a key that hold the number of the contour voxel; 0 if it is not asked for.
+    """
+
+    dtype: type[np.int32 | np.int64]
+    weights_zyx: NDArray[np.int64]
+    unit_mm2: float
+    limit: int
+    reference_bits: int
+
+    @classmethod
+    def of(
+        cls, spacing_mm: NDArray[np.float64], reach: NDArray[np.int64], cutoff_mm: float, num_references: int
+    ) -> _Metric:
+        """Choose the narrowest keys that hold the squared distances.
+
+        Parameters
+        ----------
+        spacing_mm : ndarray of float64, shape (3,)
+            (z, y, x).
+        reach : ndarray of int64, shape (3,)
+            Largest distance along each axis that is measured, in voxels.
+        cutoff_mm : float
+            May be infinite.
+        num_references : int
+            Number of contour voxels that keys tell apart; 0 if they need not say which is the nearest.
+        """
+        farthest_mm2 = min(cutoff_mm**2, float(((reach * spacing_mm) ** 2).sum()))
+        measured = reach > 0
+        weights = np.zeros(3, dtype=np.int64)
+        reference_bits = max(num_references - 1, 0).bit_length()
+        dtype: type[np.int32 | np.int64] = np.int64 if num_references else np.int32
+        unit_mm2, weights[measured] = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, reference_bits))
+        if dtype is np.int32 and not np.allclose(weights * unit_mm2, spacing_mm**2 * measured, _TOLERANCE, 0):
+            dtype = np.int64
+            unit_mm2, weights[measured] = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, 0))
+        return cls(dtype, weights, unit_mm2, int(farthest_mm2 / unit_mm2 * (1 + _TOLERANCE)), reference_bits)
+
+    @property
+    def costs_zyx(self) -> tuple[int, int, int]:
+        """What a distance of one voxel along each axis adds to a key."""
+        z, y, x = (int(weight) << self.reference_bits for weight in self.weights_zyx)
+        return z, y, x
+
+    @property
+    def nothing(self) -> int:
+        """Key of a voxel that has no contour voxel near it."""
+        return int(np.iinfo(self.dtype).max // 2 + 1)
+
+    def distance_mm2(self, keys: NDArray[Any], out: NDArray[np.float32]) -> None:
+        """Write the squared distances, infinite beyond the cut-off."""
+        stop = (self.limit + 1) << self.reference_bits
+        _distance_mm2(keys.reshape(-1), stop, self.reference_bits, np.float32(self.unit_mm2), out.reshape(-1))
+
+
+def _bits(dtype: type[np.int32 | np.int64], reference_bits: int) -> int:
+    """Bits left for the squared distance: keys stay below `_Metric.nothing`, and the sum of both does not overflow."""
+    return int(np.iinfo(dtype).bits - 3 - reference_bits)
+
+
+def _integer_squares(
+    spacing_mm: NDArray[np.float64], farthest_mm2: float, bits: int
+) -> tuple[float, NDArray[np.int64]]:
+    """Squares of the spacings as integers, and their unit, so that the farthest squared distance fits into some bits.
+
+    Exact if the ratios of the spacings are simple fractions, so that equal distances stay equal; rounded otherwise.
+    """
+    if not len(spacing_mm):
+        return 1.0, np.empty(0, dtype=np.int64)
+    finest_mm = float(spacing_mm.min())
+    ratios = [Fraction(spacing / finest_mm).limit_denominator(_LARGEST_DENOMINATOR) for spacing in spacing_mm]
+    denominator = math.lcm(*(ratio.denominator for ratio in ratios))
+    unit_mm2 = (finest_mm / denominator) ** 2
+    simple = np.allclose([float(ratio) for ratio in ratios], spacing_mm / finest_mm, _RATIO_TOLERANCE, 0)
+    if simple and farthest_mm2 / unit_mm2 < 2**bits:
+        return unit_mm2, np.array([int(ratio * denominator) ** 2 for ratio in ratios], dtype=np.int64)
+    unit_mm2 = farthest_mm2 / 2**bits
+    return unit_mm2, np.round(spacing_mm**2 / unit_mm2).astype(np.int64)
+
+
+# Numba widens integers to 64 bits; casting back to the keys' own type halves the work per key. Inner loops run over
+# slices of arrays that are passed to a function: only then are they vectorised.
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _nearest_in_slice(
+    y_vox: NDArray[np.int64],
+    x_vox: NDArray[np.int64],
+    first: int,
+    reach_yx: tuple[int, int],
+    costs_yx: tuple[int, int],
+    nothing: int,
+    keys: NDArray[Any],
+) -> None:
+    """Fill the keys of a slice from its own contour voxels, in lexicographic order, numbered from `first`."""
+    keys[:] = nothing
+    height, width = keys.shape
+    row = np.empty(width, dtype=keys.dtype)
+    start = 0
+    while start < len(y_vox):
+        y = y_vox[start]
+        stop = start
+        while stop < len(y_vox) and y_vox[stop] == y:
+            stop += 1
+        _nearest_in_row(x_vox[start:stop], first + start, reach_yx[1], costs_yx[1], nothing, row)
+        for target in range(max(y - reach_yx[0], 0), min(y + reach_yx[0] + 1, height)):
+            _lower(keys[target], row, costs_yx[0] * (target - y) ** 2)
+        start = stop
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _nearest_in_row(
+    x_vox: NDArray[np.int64], first: int, reach: int, cost: int, nothing: int, row: NDArray[Any]
+) -> None:
+    """Fill the keys of a row; of two equally near contour voxels the left one counts."""
+    row[:] = nothing
+    for i in range(len(x_vox)):
+        x = x_vox[i]
+        begin = max(x - reach, 0 if i == 0 else (x_vox[i - 1] + x) // 2 + 1)
+        end = min(x + reach, len(row) - 1 if i == len(x_vox) - 1 else (x + x_vox[i + 1]) // 2)
+        _rise(row[begin : end + 1], x - begin, cost, first + i)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _rise(keys: NDArray[Any], x: int, cost: int, reference: int) -> None:
+    for i in range(len(keys)):
+        keys[i] = keys.dtype.type(cost * (i - x) ** 2 + reference)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _lower(keys: NDArray[Any], others: NDArray[Any], cost: int) -> None:
+    for i in range(len(keys)):
+        keys[i] = min(keys[i], keys.dtype.type(others[i] + cost))
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _nearest_over_slices(
+    slices: NDArray[Any], numbers: NDArray[np.int64], costs: NDArray[np.int64], keys: NDArray[Any]
+) -> None:
+    """Take the minimum over some slices, each of them with what its distance costs."""
+    for begin in range(0, len(keys), _BLOCK):
+        block = keys[begin : begin + _BLOCK]
+        block[:] = slices[numbers[0], begin : begin + _BLOCK]
+        block += keys.dtype.type(costs[0])
+        for i in range(1, len(numbers)):
+            _lower(block, slices[numbers[i], begin : begin + _BLOCK], costs[i])
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _distance_mm2(
+    keys: NDArray[Any], stop: int, reference_bits: int, unit_mm2: np.float32, distance_mm2: NDArray[np.float32]
+) -> None:
+    for i in range(len(keys)):
+        distance = np.float32(keys[i] >> reference_bits) * unit_mm2
+        distance_mm2[i] = distance if keys[i] < stop else np.float32(np.inf)
