@@ -122,6 +122,11 @@ def convert_rtstruct(
     cases = _make_cases(structure_sets, dicom.folder, rois, settings, problems, jobs)
     folders = [case.path.parent.relative_to(dicom.folder) for case in cases]
     groups = patient_groups(folders, [case.series.patient_id for case in cases])
+    splits = patient_splits([case.name for case in cases], groups)
+    if not splits:
+        _LOG.warning(
+            "All cases are of one patient: no splits_final.json is written, and no validation will be independent."
+        )
     labels = tuple(cases[0].sources)
     _LOG.info("Converting %d cases with the labels %s.", len(cases), ", ".join(labels))
     convert_cases(
@@ -129,7 +134,7 @@ def convert_rtstruct(
         cases,
         objects=labels,
         image_channels=[image_channel],
-        splits=patient_splits([case.name for case in cases], groups),
+        splits=splits,
         settings=settings,
         jobs=jobs,
     )

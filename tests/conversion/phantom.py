@@ -33,7 +33,7 @@ PATIENT = {
 
 RECTANGLE_YX = np.array([(1.5, 2.5), (1.5, 7.5), (4.5, 7.5), (4.5, 2.5)])
 """Encloses the voxel centres y 2..4, x 3..7: 15 voxels."""
-RECTANGLE = (slice(2, 5), slice(3, 8))
+ROWS, COLUMNS = slice(2, 5), slice(3, 8)
 
 
 def grid(shape_zyx=SHAPE_ZYX, spacing_mm_zyx=SPACING_MM_ZYX, origin_mm=ORIGIN_MM):
@@ -76,7 +76,7 @@ def write_series(
         header.StudyInstanceUID = generate_uid(entropy_srcs=["study", series])
         header.FrameOfReferenceUID = generate_uid(entropy_srcs=[frame])
         header.Modality = modality
-        header.update({keyword: value for keyword, value in PATIENT.items()} | fields)
+        header.update(PATIENT | fields)
         header.ImagePositionPatient = [f"{value:.8f}" for value in geometry.to_mm([(0, 0, k)])[0]]
         header.ImageOrientationPatient = [f"{value:.10f}" for value in DIRECTION[:, :2].T.ravel()]
         header.PixelSpacing = list(spacing_mm_zyx[1:])
@@ -112,7 +112,7 @@ def write_contours(path, headers, rois, geometry=None):
 def write_patient(folder, *, rois=None, **series):
     """Write ``folder/image`` and ``folder/rs/rs.dcm``, by default with one ROI on slices 1 to 3."""
     headers = write_series(folder / "image", series=str(folder), frame=str(folder), **series)
-    write_contours(folder / "rs" / "rs.dcm", headers, rois or {"GTV": dict.fromkeys((1, 2, 3), [RECTANGLE_YX])})
+    write_contours(folder / "rs" / "rs.dcm", headers, rois or {"GTV": {key: [RECTANGLE_YX] for key in (1, 2, 3)}})
     return headers
 
 

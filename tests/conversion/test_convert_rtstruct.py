@@ -1,0 +1,485 @@
+"""The whole conversion on small DICOM data: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conversion.phantom import (
+    COLUMNS,
+    DIRECTION,
+    ORIGIN_MM,
+    PATIENT,
+    RECTANGLE_YX,
+    ROWS,
+    SHAPE_ZYX,
+    SPACING_MM_ZYX,
+    edit,
+    voxels,
+    write_patient,
+    write_series,
+)
+from scipy.ndimage import distance_transform_edt
+
+from nnunet_wsl import __version__
+from nnunet_wsl.cli.main import main
+from nnunet_wsl.contract import RelevanceChannels
+from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+from nnunet_wsl.errors import InputError
+
+VOXEL_MM3 = float(np.prod(SPACING_MM_ZYX))
+
+# What RECTANGLE_YX passes through: y 1.5..4.5 and x 2.5..7.5 run between voxels; the voxel after the line counts.
+CONTOUR_VOXELS = np.zeros(SHAPE_ZYX[1:], bool)
+CONTOUR_VOXELS[2:5, [3, 8]] = True
+CONTOUR_VOXELS[[2, 5], 3:8] = True
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    return tmp_path / "nnUNet_raw"
+
+
+@pytest.fixture
+def source(tmp_path):
+    return tmp_path / "source"
+
+
+def read(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def problems_of(source, raw, **arguments):
+    """Convert, which must fail and leave nothing; return the problems."""
+    with pytest.raises(InputError) as caught:
+        convert_rtstruct(source, 501, "Test", **arguments)
+    assert list(raw.iterdir()) == []
+    return caught.value.problems
+
+
+def only_problem_of(source, raw, **arguments):
+    (problem,) = problems_of(source, raw, **arguments)
+    return problem
+
+
+# --- what is written ---
+
+
+def test_files_masks_and_geometry(source, raw):
+    for seed, name in enumerate(["ann", "bob"]):
+        write_patient(source / name, seed=seed)
+    target = convert_rtstruct(source, 501, "Test")
+    assert target == raw / "Dataset501_Test"
+    assert sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()) == [
+        "dataset.json",
+        "imagesTr/ann_0000.nii.gz",
+        "imagesTr/ann_0001.nii.gz",
+        "imagesTr/bob_0000.nii.gz",
+        "imagesTr/bob_0001.nii.gz",
+        "labelsTr/ann.nii.gz",
+        "labelsTr/bob.nii.gz",
+        "splits_final.json",
+        "wsl_overview.png",
+        "wsl_report.csv",
+    ]
+    expected = np.zeros(SHAPE_ZYX, np.uint8)
+    expected[1:4, ROWS, COLUMNS] = 1
+    for seed, name in enumerate(["ann", "bob"]):
+        np.testing.assert_array_equal(read(target / "imagesTr" / f"{name}_0000.nii.gz"), voxels(seed))
+        np.testing.assert_array_equal(read(target / "labelsTr" / f"{name}.nii.gz"), expected)
+        images = [sitk.ReadImage(str(p)) for p in sorted(target.rglob(f"{name}*.nii.gz"))]
+        assert [image.GetPixelID() for image in images] == [sitk.sitkInt16, sitk.sitkFloat32, sitk.sitkUInt8]
+        for image in images:
+            np.testing.assert_allclose(image.GetOrigin(), ORIGIN_MM, atol=1e-4)
+            np.testing.assert_allclose(image.GetSpacing()[::-1], SPACING_MM_ZYX, rtol=1e-6)
+            np.testing.assert_allclose(image.GetDirection(), DIRECTION.ravel(), atol=1e-6)
+
+
+def test_relevance_is_that_of_the_contours_and_zero_where_the_image_is(source, raw):
+    write_patient(source / "ann")
+    write_patient(source / "bob", seed=1)
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(sigma_mm=(1.5,)))
+    contour = np.zeros(SHAPE_ZYX, bool)
+    contour[1:4] = CONTOUR_VOXELS
+    distance_mm = distance_transform_edt(~contour, sampling=SPACING_MM_ZYX)
+    settings = json.loads((target / "dataset.json").read_text())["wsl"]["relevance_settings"]
+    expected = np.exp(-(distance_mm**2) / (2 * 1.5**2))
+    expected[distance_mm > settings["cutoff_mm"][0]] = 0
+    expected[voxels(0) == 0] = 0
+    relevance = read(target / "imagesTr" / "ann_0001.nii.gz")
+    np.testing.assert_allclose(relevance, expected, atol=1e-5)
+    assert (relevance[voxels(0) == 0] == 0).all()
+    assert (relevance[contour & (voxels(0) != 0)] == 1).all()
+    assert settings["mode"] == "distance"
+    assert settings["sigma_mm"] == [1.5]
+
+
+INNER_YX = np.array([(2.5, 3.5), (2.5, 5.5), (3.5, 5.5), (3.5, 3.5)])  # encloses y 3, x 4..5
+BESIDE_YX = np.array([(1.5, 7.5), (1.5, 8.5), (4.5, 8.5), (4.5, 7.5)])  # encloses y 2..4, x 8
+TWO_ROIS = {"Inner": {2: [INNER_YX]}, "Outer": {1: [RECTANGLE_YX], 2: [RECTANGLE_YX]}}
+
+
+def test_dataset_json(source, raw):
+    write_patient(source / "ann", rois={"B": {1: [RECTANGLE_YX]}, "A": {1: [BESIDE_YX]}}, modality="CT")
+    target = convert_rtstruct(source, 501, "Test", rois={"right": "a", "left": "b"})
+    content = json.loads((target / "dataset.json").read_text())
+    block = content.pop("wsl")
+    assert content == {
+        "channel_names": {"0": "CT", "1": "noNorm", "2": "noNorm"},
+        "labels": {"background": 0, "right": 1, "left": 2},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+        "name": "Dataset501_Test",
+        "converted_by": f"nnunet_wsl {__version__}",
+    }
+    settings = block.pop("relevance_settings")
+    assert block == {
+        "format_version": 1,
+        "package_version": __version__,
+        "relevance_channels": {"1": "right", "2": "left"},
+        "objects": ["right", "left"],
+        "fusion": None,
+        "annotated": "auto",
+        "overlap": "error",
+        "outside": "error",
+    }
+    assert set(settings) == {"mode", "kernel", "search", "sigma_mm", "intensity_scale", "cutoff_mm"}
+    assert len(settings["sigma_mm"]) == 2
+    assert RelevanceChannels.from_dataset_json(content | {"wsl": block}).objects == ("right", "left")
+
+
+@pytest.mark.parametrize("mode", ["distance", "intensity", "both"])
+def test_fused_relevance_is_the_largest(source, raw, mode):
+    write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX]}, "B": {3: [BESIDE_YX]}})
+    convert_rtstruct(source, 501, "Each", settings=ConversionSettings(relevance_mode=mode))
+    convert_rtstruct(source, 502, "Fused", settings=ConversionSettings(relevance_mode=mode, relevance="fused"))
+    images = raw / "Dataset501_Each" / "imagesTr"
+    name = "ann_rs"
+    each = [read(images / f"{name}_{channel:04d}.nii.gz") for channel in (1, 2)]
+    fused = read(raw / "Dataset502_Fused" / "imagesTr" / f"{name}_0001.nii.gz")
+    np.testing.assert_array_equal(fused, np.maximum(*each))
+    assert not (raw / "Dataset502_Fused" / "imagesTr" / f"{name}_0002.nii.gz").exists()
+    block = json.loads((raw / "Dataset502_Fused" / "dataset.json").read_text())["wsl"]
+    assert (block["relevance_channels"], block["fusion"]) == ({"1": "fused"}, "max")
+    assert block["relevance_settings"]["mode"] == mode
+
+
+def test_no_relevance_gives_a_stock_dataset(source, raw):
+    write_patient(source / "ann")
+    convert_rtstruct(source, 501, "With")
+    target = convert_rtstruct(source, 502, "Without", settings=ConversionSettings(relevance="none"))
+    assert [p.name for p in (target / "imagesTr").iterdir()] == ["ann_rs_0000.nii.gz"]
+    assert json.loads((target / "dataset.json").read_text())["channel_names"] == {"0": "MR"}
+    for path in ("imagesTr/ann_rs_0000.nii.gz", "labelsTr/ann_rs.nii.gz"):
+        assert (target / path).read_bytes() == (raw / "Dataset501_With" / path).read_bytes()
+
+
+def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
+    """ROI A on slices 0, 2 and 4 (step 2), B dense on slices 0 and 1; image slices 1 and 3 are unknown for A."""
+    rois = {"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {key: [BESIDE_YX] for key in (0, 1)}}
+    write_patient(source / "ann", rois=rois)
+    target = convert_rtstruct(source, 501, "Test")
+    expected = np.zeros(SHAPE_ZYX, np.uint8)
+    expected[[1, 3]] = 3
+    expected[[0, 2, 4], ROWS, COLUMNS] = 1
+    expected[:2, 2:5, 8] = 2
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
+    labels = json.loads((target / "dataset.json").read_text())["labels"]
+    assert labels == {"background": 0, "A": 1, "B": 2, "ignore": 3}
+
+    convert_rtstruct(source, 502, "All", settings=ConversionSettings(annotated="all"))
+    assert 3 not in read(raw / "Dataset502_All" / "labelsTr" / "ann_rs.nii.gz")
+    assert "ignore" not in json.loads((raw / "Dataset502_All" / "dataset.json").read_text())["labels"]
+
+
+def test_overlap_takes_the_first_label(source, raw):
+    write_patient(source / "ann", rois=TWO_ROIS)
+    settings = ConversionSettings(overlap="priority")
+    convert_rtstruct(source, 501, "A", rois={"in": "Inner", "out": "Outer"}, settings=settings)
+    convert_rtstruct(source, 502, "B", rois={"out": "Outer", "in": "Inner"}, settings=settings)
+    a, b = (read(raw / name / "labelsTr" / "ann_rs.nii.gz") for name in ("Dataset501_A", "Dataset502_B"))
+    assert np.count_nonzero(a == 1) == 2
+    assert np.count_nonzero(a == 2) == 30 - 2
+    assert np.count_nonzero(b == 1) == 30
+    assert np.count_nonzero(b == 2) == 0
+
+
+def test_several_rois_of_one_label_are_united(source, raw, caplog):
+    caplog.set_level(logging.INFO, "nnunet_wsl")
+    write_patient(source / "ann", rois={"GTV 1": {1: [RECTANGLE_YX]}, "GTV 2": {1: [RECTANGLE_YX, BESIDE_YX]}})
+    target = convert_rtstruct(source, 501, "Test", rois={"tumour": "gtv.*"})
+    mask = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert np.count_nonzero(mask == 1) == 15 + 3
+    assert "label 'tumour' unites the ROIs 'GTV 1', 'GTV 2'" in caplog.text
+
+
+def test_clipped_contours_are_counted(source, raw, caplog):
+    wide = np.array([(1.5, 7.5), (1.5, 12.5), (4.5, 12.5), (4.5, 7.5)])  # ends two pixels beyond the image
+    write_patient(source / "ann", rois={"GTV": {2: [wide], 3: [RECTANGLE_YX]}})
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(outside="clip"))
+    mask = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert mask[2, 2:5, 8:].all()
+    assert mask.sum() == 9 + 15
+    with (target / "wsl_report.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["clipped_contours"] == "1"
+    # 3 pixels high, 2 wide: 6 * 0.7 * 1.1 mm2; the points are 2 pixels of 1.1 mm from the border
+    assert float(row["clipped_area_mm2"]) == pytest.approx(4.62, abs=0.06)
+    assert float(row["clipped_farthest_mm"]) == pytest.approx(2.2)
+    assert "1 contours were clipped" in caplog.text
+
+
+def test_report(source, raw, caplog):
+    rois = {"A": {key: [RECTANGLE_YX] for key in (0, 1, 3)}, "B": {2: [INNER_YX]}}
+    write_patient(source / "ann", rois=rois)
+    target = convert_rtstruct(source, 501, "Test")
+    with (target / "wsl_report.csv").open() as file:
+        a, b = csv.DictReader(file)
+    assert (a["case"], a["object"], a["drawn_slices"], a["step"], a["gaps"]) == ("ann_rs", "A", "3", "1", "1-3")
+    assert (a["first_slice"], a["last_slice"]) == ("0", "3")
+    assert float(a["volume_mm3"]) == pytest.approx(45 * VOXEL_MM3, abs=0.06)
+    assert (b["object"], b["drawn_slices"], b["gaps"]) == ("B", "1", "")
+    assert float(b["volume_mm3"]) == pytest.approx(2 * VOXEL_MM3, abs=0.06)
+    assert "gaps wider than the usual 1 slice(s): 1-3" in caplog.text
+
+
+def test_patients_stay_in_one_fold(source, raw):
+    for i in range(7):
+        write_patient(source / f"p{i}" / "first", PatientID=f"ID{i}")
+        write_patient(source / f"p{i}" / "second", PatientID="ID0" if i == 6 else f"ID{i}")
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+    splits = json.loads((target / "splits_final.json").read_text())
+    assert len(splits) == 5
+    assert sorted(case for fold in splits for case in fold["val"]) == sorted(
+        f"p{i}_{visit}" for i in range(7) for visit in ("first", "second")
+    )
+    for fold in splits:
+        patients = [{case[:2].replace("6", "0") for case in fold[part]} for part in ("train", "val")]
+        assert not patients[0] & patients[1]
+
+
+def test_one_patient_has_no_splits(source, raw, caplog):
+    write_patient(source / "ann")
+    target = convert_rtstruct(source, 501, "Test")
+    assert not (target / "splits_final.json").exists()
+    assert "All cases are of one patient" in caplog.text
+
+
+def test_parallel_conversion_writes_the_same_bytes(source, raw):
+    for seed, name in enumerate(["ann", "bob", "cid"]):
+        write_patient(source / name, seed=seed)
+    one = convert_rtstruct(source, 501, "Test", jobs=1)
+    files = {path.relative_to(one): path.read_bytes() for path in one.rglob("*") if path.is_file()}
+    two = convert_rtstruct(source, 501, "Test", jobs=2, overwrite=True)
+    assert {path.relative_to(two): path.read_bytes() for path in two.rglob("*") if path.is_file()} == files
+
+
+def test_nothing_of_the_patient_anywhere(source, raw, caplog):
+    """Names, identifiers, dates and UIDs of the headers are in no file, header, file name or log."""
+    caplog.set_level(logging.DEBUG)
+    headers = [write_patient(source / name, seed=seed)[0] for seed, name in enumerate(["ann", "bob"])]
+    convert_rtstruct(source, 501, "Test")
+    texts = [caplog.text]
+    for path in raw.rglob("*"):
+        texts.append(str(path.relative_to(raw)))
+        if path.is_file():
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            texts.append(data.decode("latin-1"))
+    secrets = [part for value in PATIENT.values() for part in value.split("^")]
+    for header in headers:
+        secrets += [header.SOPInstanceUID, header.SeriesInstanceUID, header.StudyInstanceUID]
+        secrets.append(header.FrameOfReferenceUID)
+    secrets.append(str(source))
+    assert not [secret for secret in secrets for text in texts if secret in text]
+
+
+# --- what is refused ---
+
+
+def test_missing_rois_of_all_cases_together(source, raw):
+    write_patient(source / "ann")
+    write_patient(source / "bob", rois={"Heart": {1: [RECTANGLE_YX]}})
+    write_patient(source / "cid", rois={"Lung": {1: [RECTANGLE_YX]}, "GTV": {}})
+    bob, cid = problems_of(source, raw, rois={"tumour": "GTV"})
+    assert bob.startswith("Case 'bob': no ROI matches 'GTV' for label 'tumour'. It has the ROIs 'Heart'.")
+    assert cid.startswith("Case 'cid': ROI 'GTV' for label 'tumour' has no contours.")
+
+
+def test_problems_of_different_kinds_together(source, raw):
+    """A missing ROI, an irregular series, contours outside and between slices: one line each, in one run."""
+    write_patient(source / "ann", rois={"Heart": {1: [RECTANGLE_YX]}})
+    write_patient(source / "bob")[2].filename.unlink()
+    write_patient(source / "cid", rois={"GTV": {1: [RECTANGLE_YX + np.array([0, 6])]}})
+    headers = write_patient(source / "dan")
+    edit(
+        source / "dan" / "rs" / "rs.dcm",
+        lambda d: _shift_contour(d, 0, 1.4 * DIRECTION[:, 2]),
+    )
+    for header in write_patient(source / "eve"):
+        header.filename.unlink()
+    problems = problems_of(source, raw, rois={"tumour": "GTV"})
+    assert len(problems) == 5
+    text = "\n".join(problems)
+    assert "Case 'ann': no ROI matches" in text
+    assert "missing slice: 'bob/image/slice004.dcm' and 'bob/image/slice002.dcm'" in text
+    assert "Case 'cid': contour 1 of ROI 'GTV' lies " in text
+    assert "--outside clip" in text
+    assert "Case 'dan': contour 1 of ROI 'GTV'" in text
+    assert "RTSTRUCT 'eve/rs/rs.dcm': no image series matches it" in text
+    assert len(headers) == 5
+
+
+def _shift_contour(dataset, position, offset_mm):
+    contour = dataset.ROIContourSequence[0].ContourSequence[position]
+    points_mm = np.array(contour.ContourData, float).reshape(-1, 3) + offset_mm
+    contour.ContourData = [f"{value:.6f}" for value in points_mm.ravel()]
+
+
+def test_fewer_than_three_points(source, raw):
+    write_patient(source / "ann")
+
+    def shorten(dataset):
+        contour = dataset.ROIContourSequence[0].ContourSequence[1]
+        contour.ContourData = contour.ContourData[:6]
+        contour.NumberOfContourPoints = 2
+
+    edit(source / "ann" / "rs" / "rs.dcm", shorten)
+    assert "contour 2 of ROI 'GTV'" in only_problem_of(source, raw)
+
+
+def test_problems_of_what_is_not_selected_do_not_matter(source, raw):
+    """An irregular series nobody drew on, and a faulty ROI nobody asked for."""
+    write_patient(source / "ann", rois={"GTV": {1: [RECTANGLE_YX]}, "Heart": {2: [RECTANGLE_YX]}})
+    write_series(source / "scout", series="scout", frame="scout")[2].filename.unlink()
+
+    def shorten(dataset):
+        dataset.ROIContourSequence[1].ContourSequence[0].ContourData = ["1", "2"]
+
+    edit(source / "ann" / "rs" / "rs.dcm", shorten)
+    target = convert_rtstruct(source, 501, "Test", rois={"tumour": "GTV"})
+    assert read(target / "labelsTr" / "ann_rs.nii.gz").sum() == 15
+
+
+def test_overlap_names_objects_and_volume(source, raw):
+    write_patient(source / "ann", rois=TWO_ROIS)
+    problem = only_problem_of(source, raw)
+    assert "Case 'ann_rs': the objects 'Inner' and 'Outer' overlap in " in problem
+    assert f"{2 * VOXEL_MM3:.1f} mm3 (2 voxels)" in problem
+    assert "--overlap priority" in problem
+
+
+def test_cases_of_different_modalities(source, raw):
+    write_patient(source / "ann")
+    write_patient(source / "bob", modality="CT")
+    problem = only_problem_of(source, raw)
+    assert "MR (1 cases), CT (1 cases)" in problem
+    assert "--modality" in problem
+
+
+def test_no_case_of_the_modality(source, raw):
+    write_patient(source / "ann")
+    problem = only_problem_of(source, raw, modality="PT")
+    assert "None of the 1 structure sets" in problem
+    assert "the series are MR" in problem
+
+
+def test_no_structure_set(source, raw):
+    write_series(source / "ann")
+    assert "No RTSTRUCT file below" in only_problem_of(source, raw)
+
+
+def test_scales_that_do_not_fit_the_labels(source, raw):
+    write_patient(source / "ann")
+    settings = ConversionSettings(sigma_mm=(1.0, 2.0), intensity_scale=(-1.0,))
+    count, sign = problems_of(source, raw, settings=settings)
+    assert "--sigma-mm has 2 values; expected 1" in count
+    assert "--intensity-scale -1.0 is not a positive number" in sign
+
+
+def test_two_series_that_match_equally_well(source, raw):
+    write_patient(source / "ann")
+    write_series(source / "ann" / "copy", series="copy", frame=str(source / "ann"))
+
+    def forget(dataset):
+        dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence = []
+        for contour in dataset.ROIContourSequence[0].ContourSequence:
+            del contour.ContourImageSequence
+
+    edit(source / "ann" / "rs" / "rs.dcm", forget)
+    problem = only_problem_of(source, raw)
+    assert "in folder 'ann/image'" in problem
+    assert "in folder 'ann/copy'" in problem
+
+
+# --- the command ---
+
+
+def test_command(source, raw, capsys):
+    write_patient(source / "ann", rois={"GTV": {1: [RECTANGLE_YX]}, "Heart": {1: [INNER_YX]}})
+    arguments = ["convert", "rtstruct", str(source), "--dataset", "501", "--name", "Test", "--jobs", "1"]
+    assert main([*arguments, "--roi", "tumour=GTV", "--roi", "heart=Heart"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "overlap" in line
+    assert list(raw.iterdir()) == []
+    assert main([*arguments, "--roi", "tumour=GTV", "--relevance", "fused", "--sigma-mm", "2"]) == 0
+    block = json.loads((raw / "Dataset501_Test" / "dataset.json").read_text())["wsl"]
+    assert block["relevance_settings"]["sigma_mm"] == [2.0]
+    assert main([*arguments, "--roi", "tumour=GTV"]) == 2
+    assert "Pass --overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--roi", "tumour=GTV", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("roi", [["GTV"], ["a="], ["a=x", "a=y"]])
+def test_command_with_bad_rois(source, raw, capsys, roi):
+    options = [word for value in roi for word in ("--roi", value)]
+    assert main(["convert", "rtstruct", str(source), "--dataset", "1", "--name", "T", *options]) == 2
+    assert "error: --roi" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_dataset_and_can_be_repeated(source, raw, how):
+    for name in ("ann", "bob"):
+        write_patient(source / name)
+    # Stops in the middle: the first case is written, the second waits.
+    program = f"""
+import time
+from pathlib import Path
+from nnunet_wsl.conversion import convert_rtstruct, rtstruct
+read = rtstruct.RTStructCase.read
+def slow(self):
+    if self.name == "bob":
+        Path({str(source)!r}, "reached").touch()
+        time.sleep(60)
+    return read(self)
+rtstruct.RTStructCase.read = slow
+convert_rtstruct({str(source)!r}, 501, "Test")
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, env=os.environ.copy())
+    deadline = time.monotonic() + 60
+    while not (source / "reached").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert list(raw.rglob("ann_0000.nii.gz"))
+    process.send_signal(how)
+    process.wait(30)
+    assert [path.name for path in raw.iterdir() if not path.name.startswith(".")] == []
+    if how == signal.SIGINT:
+        assert list(raw.iterdir()) == []
+    (source / "reached").unlink()
+    target = convert_rtstruct(source, 501, "Test")
+    assert [path.name for path in raw.iterdir()] == [target.name]
+    assert len(list((target / "imagesTr").iterdir())) == 4

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conversion.phantom import DIRECTION, ORIGIN_MM, SPACING_MM_ZYX, grid, voxels
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+from nnunet_wsl.conversion.dataset import build_dataset, target_folder, write_volume
+from nnunet_wsl.errors import InputError
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    return tmp_path / "nnUNet_raw"
+
+
+def test_target_folder(raw):
+    assert target_folder(7, "Name") == raw / "Dataset007_Name"
+
+
+def test_unset_nnunet_raw(monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    with pytest.raises(InputError, match=r"nnUNet_raw is not set.*export nnUNet_raw="):
+        target_folder(501, "Name")
+
+
+def test_nnunet_raw_that_is_a_file(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot be created"):
+        target_folder(501, "Name")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_nnunet_raw_that_is_read_only(raw):
+    raw.chmod(0o500)
+    with pytest.raises(InputError, match="you may not write to"):
+        target_folder(501, "Name")
+
+
+@pytest.mark.parametrize(("dataset_id", "name", "count"), [(0, "A", 1), (1000, "A", 1), (1, "a/b", 1), (1000, "", 2)])
+def test_ids_and_names_that_nnunet_does_not_have(raw, dataset_id, name, count):
+    with pytest.raises(InputError) as caught:
+        target_folder(dataset_id, name)
+    assert len(caught.value.problems) == count
+
+
+@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_id_taken_by_another_dataset(raw, variable, overwrite):
+    (raw.parent / variable / "Dataset501_Other").mkdir()
+    with pytest.raises(InputError, match=f"already taken by Dataset501_Other in {variable}"):
+        target_folder(501, "Name", overwrite=overwrite)
+
+
+def test_the_same_dataset_needs_overwrite(raw):
+    (raw / "Dataset501_Name").mkdir()
+    (raw.parent / "nnUNet_preprocessed" / "Dataset501_Name").mkdir()
+    with pytest.raises(InputError, match=r"already taken by Dataset501_Name in nnUNet_raw\. Pass --overwrite"):
+        target_folder(501, "Name")
+    assert target_folder(501, "Name", overwrite=True) == raw / "Dataset501_Name"
+
+
+def test_nothing_to_see_until_all_is_written(raw):
+    target = raw / "Dataset501_Name"
+    with build_dataset(target) as building:
+        (building / "file").write_text("new")
+        assert not target.exists()
+        assert list(find_candidate_datasets(501)) == []
+    assert [path.name for path in raw.iterdir()] == [target.name]
+    assert (target / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [InputError("bad"), OSError("disk full"), KeyboardInterrupt()])
+def test_failure_leaves_what_was_there(raw, error):
+    target = raw / "Dataset501_Name"
+    target.mkdir()
+    (target / "file").write_text("old")
+
+    def fail():
+        with build_dataset(target) as building:
+            (building / "file").write_text("new")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert [path.name for path in raw.iterdir()] == [target.name]
+    assert (target / "file").read_text() == "old"
+
+
+def test_failure_of_the_last_step_leaves_what_was_there(raw, monkeypatch):
+    target = raw / "Dataset501_Name"
+    target.mkdir()
+    (target / "file").write_text("old")
+    rename = Path.rename
+
+    def fail_for_new(self, other):
+        if self.name.endswith(".building"):
+            raise OSError("no")
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", fail_for_new)
+    with pytest.raises(OSError, match="no"), build_dataset(target):
+        pass
+    assert (target / "file").read_text() == "old"
+    assert [path.name for path in raw.iterdir()] == [target.name]
+
+
+def test_leftovers_of_a_killed_run_are_removed(raw):
+    target = raw / "Dataset501_Name"
+    (raw / ".Dataset501_Name.building" / "imagesTr").mkdir(parents=True)
+    with build_dataset(target) as building:
+        assert not (building / "imagesTr").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_written_volume_has_the_geometry_of_the_grid_and_nothing_else(tmp_path, dtype):
+    volume = voxels().astype(dtype)
+    write_volume(tmp_path / "a.nii.gz", volume, grid())
+    image = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), volume)
+    np.testing.assert_allclose(image.GetSpacing()[::-1], SPACING_MM_ZYX, rtol=1e-6)
+    np.testing.assert_allclose(image.GetOrigin(), ORIGIN_MM, atol=1e-4)
+    np.testing.assert_allclose(image.GetDirection(), DIRECTION.ravel(), atol=1e-6)
+    assert image.GetMetaData("descrip") == ""

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conversion.phantom import (
+    DIRECTION,
+    ORIGIN_MM,
+    PATIENT,
+    RECTANGLE_YX,
+    edit,
+    grid,
+    write_contours,
+    write_series,
+)
+
+from nnunet_wsl.contours import read_rtstruct
+from nnunet_wsl.conversion.matching import match_series
+from nnunet_wsl.conversion.series import find_dicom
+from nnunet_wsl.errors import InputError
+
+ROIS = {"GTV": {key: [RECTANGLE_YX] for key in (1, 2, 3)}}
+OTHER_PLANES_MM = tuple(np.array(ORIGIN_MM) + 1.5 * DIRECTION[:, 2])
+
+
+def match(folder, modality=None):
+    found = find_dicom(folder)
+    (path,) = found.rtstructs
+    rtstruct = read_rtstruct(path)
+    series = match_series(rtstruct, rtstruct.contours, found.series, modality)
+    return series and series.slices[0].path.parent.name
+
+
+def forget_references(dataset):
+    """Leave the frame of reference, drop series and images: references that resolve to nothing."""
+    for frame in dataset.ReferencedFrameOfReferenceSequence:
+        frame.RTReferencedStudySequence = []
+    for roi in dataset.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            del contour.ContourImageSequence
+
+
+def forget_series(dataset):
+    for frame in dataset.ReferencedFrameOfReferenceSequence:
+        frame.RTReferencedStudySequence = []
+
+
+def forget_frame(dataset):
+    forget_references(dataset)
+    dataset.ReferencedFrameOfReferenceSequence = []
+    if "FrameOfReferenceUID" in dataset:
+        del dataset.FrameOfReferenceUID
+    for roi in dataset.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = ""
+
+
+def refer_to(series_headers):
+    def change(dataset):
+        (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        study.RTReferencedSeriesSequence[0].SeriesInstanceUID = series_headers[0].SeriesInstanceUID
+
+    return change
+
+
+@pytest.fixture
+def two_series(tmp_path):
+    """An MR series with its structure set, and a PET series on other planes in the same frame of reference."""
+    headers = write_series(tmp_path / "mr", series="mr")
+    write_contours(tmp_path / "rs" / "rs.dcm", headers, ROIS)
+    pet = write_series(tmp_path / "pet", series="pet", modality="PT", origin_mm=OTHER_PLANES_MM)
+    return tmp_path, headers, pet
+
+
+def test_by_referenced_series(two_series):
+    folder, _, pet = two_series
+    assert match(folder) == "mr"
+    assert match(folder, "MR") == "mr"
+    # The reference counts, not where the contours fit: a wrong reference must show up as an error later.
+    edit(folder / "rs" / "rs.dcm", refer_to(pet))
+    assert match(folder) == "pet"
+
+
+def test_a_structure_set_of_another_modality_is_no_case(two_series):
+    folder = two_series[0]
+    assert match(folder, "PT") is None
+    edit(folder / "rs" / "rs.dcm", forget_references)
+    assert match(folder, "PT") is None
+
+
+def test_by_referenced_images(two_series):
+    folder = two_series[0]
+    edit(folder / "rs" / "rs.dcm", forget_series)
+    assert match(folder) == "mr"
+
+
+def test_by_frame_of_reference_and_planes(two_series):
+    folder = two_series[0]
+    edit(folder / "rs" / "rs.dcm", forget_references)
+    assert match(folder) == "mr"
+
+
+def test_by_frame_of_reference_alone(tmp_path):
+    """One series in the frame of reference is taken, also if the contours do not fit: placing them says why."""
+    headers = write_series(tmp_path / "mr", series="mr")
+    write_contours(tmp_path / "rs" / "rs.dcm", headers, ROIS)
+    for header in headers:
+        header.filename.unlink()
+    write_series(tmp_path / "pet", series="pet", origin_mm=OTHER_PLANES_MM)
+    write_series(tmp_path / "other", series="other", frame="other")
+    assert match(tmp_path) == "pet"
+
+
+def test_by_geometry_where_the_structure_set_has_no_frame_of_reference(two_series):
+    folder = two_series[0]
+    edit(folder / "rs" / "rs.dcm", forget_frame)
+    assert match(folder) == "mr"
+
+
+def test_by_geometry_where_the_images_have_no_frame_of_reference(two_series):
+    folder, headers, pet = two_series
+    edit(folder / "rs" / "rs.dcm", forget_references)
+    for header in (*headers, *pet):
+        edit(header.filename, lambda d: delattr(d, "FrameOfReferenceUID"))
+    assert match(folder) == "mr"
+
+
+def test_two_that_match_equally_well(two_series):
+    folder = two_series[0]
+    write_series(folder / "again", series="again", modality="CT")
+    edit(folder / "rs" / "rs.dcm", forget_references)
+    with pytest.raises(InputError) as caught:
+        match(folder)
+    (problem,) = caught.value.problems
+    assert "2 series share its frame of reference and fit its contours equally well" in problem
+    assert "the series in folder 'again' (CT, 5 files from 'slice001.dcm' on)" in problem
+    assert "the series in folder 'mr' (MR, 5 files from 'slice001.dcm' on)" in problem
+    assert "--modality" in problem
+    assert "1.2.826" not in problem
+    assert match(folder, "MR") == "mr"
+
+
+def test_two_that_are_referenced(two_series):
+    folder, _headers, pet = two_series
+
+    def refer_to_both(dataset):
+        (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        (first,) = study.RTReferencedSeriesSequence
+        second = type(first)()
+        second.SeriesInstanceUID = pet[0].SeriesInstanceUID
+        study.RTReferencedSeriesSequence = [first, second]
+
+    edit(folder / "rs" / "rs.dcm", refer_to_both)
+    assert match(folder) == "mr"
+    assert match(folder, "PT") == "pet"
+
+
+def test_none_that_matches(tmp_path):
+    headers = write_series(tmp_path / "mr", series="mr")
+    write_contours(tmp_path / "rs" / "rs.dcm", headers, ROIS)
+    for header in headers:
+        header.filename.unlink()
+    write_series(tmp_path / "other", series="other", frame="other")
+    with pytest.raises(InputError, match=r"no image series matches it.*none among 1 image series"):
+        match(tmp_path)
+
+
+def test_an_irregular_series_is_named_where_geometry_decides(two_series):
+    folder, headers, _ = two_series
+    edit(folder / "rs" / "rs.dcm", forget_frame)
+    headers[2].filename.unlink()
+    with pytest.raises(InputError, match=r"Not considered: The series in folder 'mr'.*missing slice"):
+        match(folder)
+
+
+def test_referenced_series_in_another_frame_of_reference(tmp_path):
+    headers = write_series(tmp_path / "mr", series="mr")
+    write_contours(tmp_path / "rs" / "rs.dcm", headers, ROIS)
+    for header in headers:
+        edit(header.filename, lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3.4"))
+    with pytest.raises(InputError) as caught:
+        match(tmp_path)
+    (problem,) = caught.value.problems
+    assert "another frame of reference" in problem
+    assert "register" in problem
+    assert "1.2.3.4" not in problem
+    assert not any(value in problem for value in PATIENT.values())
+
+
+def test_phantom_planes_differ():
+    """The fixture's second series is off the first one's planes by half a slice."""
+    index_xyz = grid().to_voxel_xyz([OTHER_PLANES_MM])[0]
+    np.testing.assert_allclose(index_xyz, (0, 0, 0.5), atol=1e-9)
