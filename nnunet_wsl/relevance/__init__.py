@@ -1,6 +1,7 @@
 """How relevant each voxel is to the contours of an object."""
 
 from nnunet_wsl.relevance.maps import fuse, relevance_maps
+from nnunet_wsl.relevance.polyline import polyline_distance
 from nnunet_wsl.relevance.scales import CaseFingerprint, case_fingerprint, plan_scales
 from nnunet_wsl.relevance.settings import RelevanceSettings
 from nnunet_wsl.relevance.transform import nearest_contour
@@ -12,5 +13,6 @@ __all__ = [
     "fuse",
     "nearest_contour",
     "plan_scales",
+    "polyline_distance",
     "relevance_maps",
 ]

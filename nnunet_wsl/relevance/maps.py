@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nnunet_wsl.contours import PlacedContour
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.relevance.polyline import distance_by_slice
 from nnunet_wsl.relevance.settings import RelevanceSettings
 from nnunet_wsl.relevance.transform import ContourVoxels, NearestInSlice, nearest_by_slice
 
@@ -40,7 +42,7 @@ KERNELS: dict[str, Callable[[Float32], Float32]] = {
 
 def relevance_maps(
     image: ArrayLike | None,
-    contour_voxels: Sequence[ArrayLike],
+    contours: Sequence[ArrayLike | Sequence[PlacedContour]],
     spacing_mm: Sequence[float],
     settings: RelevanceSettings,
     *,
@@ -52,26 +54,29 @@ def relevance_maps(
     ----------
     image : array_like of real numbers, shape (C, z, y, x) or (C, y, x), or None
         Image channels. None will do in mode "distance".
-    contour_voxels : sequence of array_like
-        For each object either a bool array of the image's spatial shape or integer indices, shape (N, 3) or (N, 2),
-        in the order of the array axes. An object without contour voxels is fine.
+    contours : sequence
+        For each object its contour voxels, either as a bool array of the image's spatial shape or as integer indices,
+        shape (N, 3) or (N, 2), in the order of the array axes; or its `PlacedContour` s, which in mode "distance" give
+        the exact distance to the polylines instead of that to the contour voxels. An object may have no contour.
     spacing_mm : sequence of float
         Distance of neighbouring voxels along each spatial axis, in the order of the array axes.
     settings : RelevanceSettings
         What the relevance falls off with, and how fast.
     shape : sequence of int, optional
-        The image's spatial shape, needed only if `image` is None and `contour_voxels` are indices.
+        The image's spatial shape, needed only if `image` is None and the contours do not have it.
 
     Returns
     -------
     ndarray of float32, shape (K, z, y, x) or (K, y, x)
-        One map per object, in [0, 1]: 1 on contour voxels, 0 beyond the cut-off and for objects without contour.
+        One map per object, in [0, 1]: 1 on contour voxels (on polylines), 0 beyond the cut-off and for objects without
+        contour.
 
     Raises
     ------
     InputError
         If intensities are needed and missing, not finite, or of another number of channels than the settings have
-        scales for, or if the settings are for another number of objects.
+        scales for, if polylines are given in another mode than "distance", or if the settings are for another number
+        of objects.
     ValueError
         If shapes do not fit together.
 
@@ -91,21 +96,39 @@ def relevance_maps(
     array([[[0.75      , 1.        , 0.75      , 0.5       ],
             [0.4409830, 0.5       , 0.4409830, 0.2928932]]], dtype=float32)
     """
-    if len(contour_voxels) != len(settings.sigma_mm):
+    if len(contours) != len(settings.sigma_mm):
         raise InputError(
             f"The relevance settings have scales for {len(settings.sigma_mm)} objects, but contours of "
-            f"{len(contour_voxels)} objects are given."
+            f"{len(contours)} objects are given."
         )
     channels = None if settings.mode == "distance" else _checked_channels(image, settings)
     if image is not None:
         shape = np.shape(image)[1:]
-    objects = [ContourVoxels.of(voxels, shape) for voxels in contour_voxels]
-    maps = np.zeros((len(objects), *objects[0].shape_zyx), dtype=np.float32)
-    for relevance, voxels, sigma_mm, cutoff_mm in zip(
-        maps, objects, settings.sigma_mm, settings.cutoff_mm, strict=True
-    ):
-        _fill(relevance, channels, voxels, spacing_mm, sigma_mm, cutoff_mm, settings)
-    return maps[:, 0] if len(spacing_mm) == 2 else maps
+    elif shape is None:
+        shape = _shape_of_masks(contours)
+    shape_zyx = tuple(shape) if len(shape) == 3 else (1, *shape)
+    maps = np.zeros((len(contours), *shape_zyx), dtype=np.float32)
+    for k, (relevance, given) in enumerate(zip(maps, contours, strict=True)):
+        cutoff_mm = settings.cutoff_mm[k]
+        on_contour = None
+        if _are_polylines(given):
+            if channels is not None:
+                raise InputError(
+                    f"Relevance mode '{settings.mode}' compares intensities of voxels, but object {k + 1} is given as "
+                    "polylines. Give its contour voxels, or use mode 'distance'."
+                )
+            slices = distance_by_slice(given, shape_zyx, spacing_mm, cutoff_mm, settings.search)
+        else:
+            voxels = ContourVoxels.of(np.asarray(given), shape)
+            with_reference = channels is not None
+            slices = nearest_by_slice(voxels, spacing_mm, cutoff_mm, settings.search, with_reference=with_reference)
+            if channels is not None:
+                # At least float32: differences of unsigned integers would wrap around.
+                wide = np.result_type(channels.dtype, np.float32)
+                on_contour = channels[(slice(None), *voxels.index_zyx.T)].astype(wide)
+        for nearest in slices:
+            relevance[nearest.box] = _relevance(nearest, channels, on_contour, settings.sigma_mm[k], settings)
+    return maps.reshape(len(contours), *shape)
 
 
 def fuse(maps: ArrayLike, method: Literal["max", "mean", "noisy_or"] = "max") -> Float32:
@@ -162,36 +185,43 @@ def _checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> N
     return channels if channels.ndim == 4 else channels[:, np.newaxis]
 
 
-def _fill(
-    relevance: Float32,
+def _shape_of_masks(contours: Sequence[Any]) -> Sequence[int]:
+    masks = [given for given in contours if isinstance(given, np.ndarray) and given.dtype == np.bool_]
+    if not masks:
+        raise ValueError("without an image, contours that are not bool arrays need the image's shape")
+    shape: Sequence[int] = masks[0].shape
+    return shape
+
+
+def _are_polylines(given: ArrayLike | Sequence[PlacedContour]) -> TypeGuard[Sequence[PlacedContour]]:
+    return isinstance(given, Sequence) and bool(given) and all(isinstance(one, PlacedContour) for one in given)
+
+
+def _relevance(
+    nearest: NearestInSlice,
     channels: NDArray[Any] | None,
-    voxels: ContourVoxels,
-    spacing_mm: Sequence[float],
+    on_contour: NDArray[Any] | None,
     sigma_mm: float,
-    cutoff_mm: float,
     settings: RelevanceSettings,
-) -> None:
-    """Write the relevance to one object, (z, y, x), where it is not 0."""
+) -> Float32:
+    """Relevance of the voxels of one slice; overwrites the distances."""
     kernel = KERNELS[settings.kernel]
-    per_sigma2 = np.float32(1 / sigma_mm**2)
-    if channels is None:
-        for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, settings.search):
-            relevance[nearest.box] = kernel(np.multiply(nearest.distance_mm2, per_sigma2, out=nearest.distance_mm2))
-        return
-    # At least float32: differences of unsigned integers would wrap around.
-    on_contour = channels[(slice(None), *voxels.index_zyx.T)].astype(np.result_type(channels.dtype, np.float32))
-    scales = settings.intensity_scale
-    for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, settings.search, with_reference=True):
-        values = kernel(_squared_difference(channels, on_contour, nearest, scales))
-        if settings.mode == "both":
-            values *= kernel(np.multiply(nearest.distance_mm2, per_sigma2, out=nearest.distance_mm2))
-        else:
-            values *= np.isfinite(nearest.distance_mm2)
-        relevance[nearest.box] = values
+    if channels is None or on_contour is None:
+        return kernel(_squared_distance(nearest, sigma_mm))
+    relevance = kernel(_squared_difference(nearest, channels, on_contour, settings.intensity_scale))
+    if settings.mode == "both":
+        relevance *= kernel(_squared_distance(nearest, sigma_mm))
+    else:
+        relevance *= np.isfinite(nearest.distance_mm2)
+    return relevance
+
+
+def _squared_distance(nearest: NearestInSlice, sigma_mm: float) -> Float32:
+    return np.multiply(nearest.distance_mm2, np.float32(1 / sigma_mm**2), out=nearest.distance_mm2)
 
 
 def _squared_difference(
-    channels: NDArray[Any], on_contour: NDArray[Any], nearest: NearestInSlice, scales: Sequence[float]
+    nearest: NearestInSlice, channels: NDArray[Any], on_contour: NDArray[Any], scales: Sequence[float]
 ) -> Float32:
     """Mean over the channels of the squared difference to the reference voxel, in units of the scales."""
     total = np.zeros(nearest.distance_mm2.shape, dtype=np.float32)

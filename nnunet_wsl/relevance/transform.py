@@ -13,7 +13,7 @@ the nearest contour voxel and, among equally near ones, the lexicographically sm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -72,6 +72,8 @@ class ContourVoxels:
             if shape is None:
                 raise ValueError("contour voxels given as indices need the image's shape")
             shape = tuple(shape)
+            if given.size == 0:
+                given = np.empty((0, len(shape)), dtype=np.int64)
             if given.ndim != 2 or given.shape[1] != len(shape) or not np.issubdtype(given.dtype, np.integer):
                 raise ValueError(
                     f"contour voxels must be bool of shape {shape} or integer indices of shape (N, {len(shape)}), not "
@@ -81,7 +83,7 @@ class ContourVoxels:
                 raise ValueError(f"contour voxels lie outside the image of shape {shape}")
             linear = np.zeros(len(given), dtype=np.int64)
             for axis, size in enumerate(shape):
-                linear = linear * size + given[:, axis]
+                linear = linear * size + given[:, axis].astype(np.int64)
             if (np.diff(linear) <= 0).any():
                 linear = np.unique(linear)
         if len(shape) not in (2, 3):
@@ -214,52 +216,82 @@ def nearest_by_slice(
     ValueError
         If a spacing or the cut-off is not positive, or the spacings are not as many as the image's axes.
     """
-    spacing = _spacing_zyx(spacing_mm, voxels.shape_zyx)
+    spacing = spacing_zyx(spacing_mm, voxels.shape_zyx)
     if not cutoff_mm > 0:
         raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
     if not len(voxels.index_zyx):
         return
     low, high = _box(voxels, spacing, cutoff_mm)
-    reach = np.minimum(_reach(spacing, cutoff_mm), high - low - 1)
+    reach = np.minimum(reach_vox(spacing, cutoff_mm), high - low - 1)
     if search == "slice":
         reach[0] = 0
     metric = _Metric.of(spacing, reach, cutoff_mm, len(voxels.index_zyx) if with_reference else 0)
-    cost_z, *costs_yx = metric.costs_zyx
+    cost_z, cost_y, cost_x = metric.costs_zyx
 
     z_vox, y_vox, x_vox = voxels.index_zyx.T
     drawn, first = np.unique(z_vox, return_index=True)
     stop = np.append(first[1:], len(z_vox))
-    # Slices with contour voxels come and go in ascending order: a ring holds those within the cut-off.
-    ring = np.empty((min(2 * reach[0] + 1, len(drawn)), *(high - low)[1:]), dtype=metric.dtype)
-    keys = np.empty(ring.shape[1:], dtype=metric.dtype)
-    distance_mm2 = np.empty(ring.shape[1:], dtype=np.float32)
-    transformed = 0
-    for z in range(low[0], high[0]):
-        begin, end = np.searchsorted(drawn, (z - reach[0], z + reach[0] + 1))
-        for i in range(transformed, end):
-            own = slice(first[i], stop[i])
-            _nearest_in_slice(
-                y_vox[own] - low[1],
-                x_vox[own] - low[2],
-                first[i],
-                (reach[1], reach[2]),
-                tuple(costs_yx),
-                metric.nothing,
-                ring[i % len(ring)],
-            )
-        transformed = end
-        if begin == end:
-            continue
-        near = np.arange(begin, end)
-        _nearest_over_slices(
-            ring.reshape(len(ring), -1), near % len(ring), cost_z * (z - drawn[near]) ** 2, keys.reshape(-1)
-        )
+
+    def transform_slice(i: int, keys: NDArray[Any]) -> None:
+        own = slice(first[i], stop[i])
+        y, x = y_vox[own] - low[1], x_vox[own] - low[2]
+        _nearest_in_slice(y, x, first[i], (reach[1], reach[2]), (cost_y, cost_x), _nothing(metric.dtype), keys)
+
+    distance_mm2 = np.empty(high[1:] - low[1:], dtype=np.float32)
+    keys = np.empty(high[1:] - low[1:], dtype=metric.dtype)
+    for z in minimum_over_slices(drawn, transform_slice, range(low[0], high[0]), reach[0], cost_z, keys):
         metric.distance_mm2(keys, distance_mm2)
         box = (z, slice(low[1], high[1]), slice(low[2], high[2]))
         yield NearestInSlice(box, distance_mm2, keys, metric.reference_bits)
 
 
-def _spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> NDArray[np.float64]:
+def minimum_over_slices(
+    drawn: NDArray[np.int64],
+    transform_slice: Callable[[int, NDArray[Any]], None],
+    slices: Iterable[int],
+    reach: int,
+    cost: float,
+    keys: NDArray[Any],
+) -> Iterator[int]:
+    """Find the smallest key over the slices within reach, one slice after the other.
+
+    Parameters
+    ----------
+    drawn : ndarray of int64, shape (S,)
+        Slices with contours, ascending.
+    transform_slice : callable
+        Takes i and an array, and fills it with the keys within slice ``drawn[i]``.
+    slices : iterable of int
+        Slices to find, ascending.
+    reach : int
+        Largest difference of slice numbers that counts.
+    cost : float
+        What a difference of 1 adds to a key; it grows with the square.
+    keys : ndarray, shape (y, x)
+        Where each slice's result goes.
+
+    Yields
+    ------
+    int
+        Slice number; slices without contours in reach are left out.
+    """
+    # Slices with contours come and go in ascending order: a ring holds those within reach.
+    ring = np.empty((min(2 * reach + 1, len(drawn)), *keys.shape), dtype=keys.dtype)
+    done = 0
+    for z in slices:
+        begin, end = np.searchsorted(drawn, (z - reach, z + reach + 1))
+        for i in range(done, end):
+            transform_slice(i, ring[i % len(ring)])
+        done = end
+        if begin < end:
+            near = np.arange(begin, end)
+            costs = cost * (drawn[near] - z) ** 2
+            _minimum(ring.reshape(len(ring), -1), near % len(ring), costs, keys.reshape(-1))
+            yield z
+
+
+def spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> NDArray[np.float64]:
+    """Check the spacing, and give the one slice of a 2D image one; ValueError if it is not positive."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape == (2,) and shape_zyx[0] == 1:
         spacing = np.insert(spacing, 0, spacing[0])
@@ -268,7 +300,7 @@ def _spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> NDArr
     return spacing
 
 
-def _reach(spacing_mm: NDArray[np.float64], cutoff_mm: float) -> NDArray[np.int64]:
+def reach_vox(spacing_mm: NDArray[np.float64], cutoff_mm: float) -> NDArray[np.int64]:
     """Voxels that the cut-off reaches along each axis."""
     voxels = np.minimum(cutoff_mm / spacing_mm * (1 + _RATIO_TOLERANCE), np.iinfo(np.int32).max)
     return voxels.astype(np.int64)
@@ -278,7 +310,7 @@ def _box(
     voxels: ContourVoxels, spacing_mm: NDArray[np.float64], cutoff_mm: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Bounding box of the contour and everything within the cut-off, cropped to the image: first and stop (z, y, x)."""
-    margin = _reach(spacing_mm, cutoff_mm)
+    margin = reach_vox(spacing_mm, cutoff_mm)
     low = np.maximum(voxels.index_zyx.min(axis=0) - margin, 0)
     high = np.minimum(voxels.index_zyx.max(axis=0) + margin + 1, voxels.shape_zyx)
     return low, high
@@ -296,8 +328,8 @@ class _Metric:
         Squared distance of neighbouring voxels, in units; 0 along an axis on which no distance is measured.
     unit_mm2 : float
         What the squared distance counts.
-    limit : int
-        The squared cut-off, in units.
+    stop : int
+        Keys from here on lie beyond the cut-off.
     reference_bits : int
         Lower bits of a key that hold the number of the contour voxel; 0 if it is not asked for.
     """
@@ -305,7 +337,7 @@ class _Metric:
     dtype: type[np.int32 | np.int64]
     weights_zyx: NDArray[np.int64]
     unit_mm2: float
-    limit: int
+    stop: int
     reference_bits: int
 
     @classmethod
@@ -325,16 +357,22 @@ class _Metric:
         num_references : int
             Number of contour voxels that keys tell apart; 0 if they need not say which is the nearest.
         """
-        farthest_mm2 = min(cutoff_mm**2, float(((reach * spacing_mm) ** 2).sum()))
         measured = reach > 0
-        weights = np.zeros(3, dtype=np.int64)
+        squares_mm2 = spacing_mm[measured] ** 2
+        everything_mm2 = float((reach[measured] ** 2 * squares_mm2).sum())
+        farthest_mm2 = min(cutoff_mm * cutoff_mm, everything_mm2)
         reference_bits = max(num_references - 1, 0).bit_length()
         dtype: type[np.int32 | np.int64] = np.int64 if num_references else np.int32
-        unit_mm2, weights[measured] = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, reference_bits))
-        if dtype is np.int32 and not np.allclose(weights * unit_mm2, spacing_mm**2 * measured, _TOLERANCE, 0):
+        unit_mm2, integers = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, reference_bits))
+        if dtype is np.int32 and not np.allclose(integers * unit_mm2, squares_mm2, _TOLERANCE, 0):
             dtype = np.int64
-            unit_mm2, weights[measured] = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, 0))
-        return cls(dtype, weights, unit_mm2, int(farthest_mm2 / unit_mm2 * (1 + _TOLERANCE)), reference_bits)
+            unit_mm2, integers = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, reference_bits))
+        weights = np.zeros(3, dtype=np.int64)
+        weights[measured] = integers
+        stop = _nothing(dtype)
+        if farthest_mm2 < everything_mm2:
+            stop = int(farthest_mm2 / unit_mm2 * (1 + _TOLERANCE)) + 1 << reference_bits
+        return cls(dtype, weights, unit_mm2, stop, reference_bits)
 
     @property
     def costs_zyx(self) -> tuple[int, int, int]:
@@ -342,19 +380,18 @@ class _Metric:
         z, y, x = (int(weight) << self.reference_bits for weight in self.weights_zyx)
         return z, y, x
 
-    @property
-    def nothing(self) -> int:
-        """Key of a voxel that has no contour voxel near it."""
-        return int(np.iinfo(self.dtype).max // 2 + 1)
-
     def distance_mm2(self, keys: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Write the squared distances, infinite beyond the cut-off."""
-        stop = (self.limit + 1) << self.reference_bits
-        _distance_mm2(keys.reshape(-1), stop, self.reference_bits, np.float32(self.unit_mm2), out.reshape(-1))
+        _distance_mm2(keys.reshape(-1), self.stop, self.reference_bits, np.float32(self.unit_mm2), out.reshape(-1))
+
+
+def _nothing(dtype: type[np.int32 | np.int64]) -> int:
+    """Key of a voxel that has no contour voxel near it; twice as much overflows."""
+    return int(np.iinfo(dtype).max // 2 + 1)
 
 
 def _bits(dtype: type[np.int32 | np.int64], reference_bits: int) -> int:
-    """Bits left for the squared distance: keys stay below `_Metric.nothing`, and the sum of both does not overflow."""
+    """Bits for the squared distance such that all keys, and the cost of any distance, stay below `_nothing`."""
     return int(np.iinfo(dtype).bits - 3 - reference_bits)
 
 
@@ -434,9 +471,7 @@ def _lower(keys: NDArray[Any], others: NDArray[Any], cost: int) -> None:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _nearest_over_slices(
-    slices: NDArray[Any], numbers: NDArray[np.int64], costs: NDArray[np.int64], keys: NDArray[Any]
-) -> None:
+def _minimum(slices: NDArray[Any], numbers: NDArray[np.int64], costs: NDArray[np.int64], keys: NDArray[Any]) -> None:
     """Take the minimum over some slices, each of them with what its distance costs."""
     for begin in range(0, len(keys), _BLOCK):
         block = keys[begin : begin + _BLOCK]
