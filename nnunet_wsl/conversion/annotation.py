@@ -41,7 +41,10 @@ class SliceKnowledge:
 
 
 def slice_knowledge(
-    drawn_slices: npt.NDArray[np.integer], num_slices: int, rule: AnnotationRule = "auto"
+    drawn_slices: npt.NDArray[np.integer],
+    num_slices: int,
+    rule: AnnotationRule = "auto",
+    open_slices: Sequence[int] = (),
 ) -> SliceKnowledge:
     """Tell on which slices an object is known.
 
@@ -56,6 +59,9 @@ def slice_knowledge(
         tie). A step of 1 is a dense annotation: on undrawn slices the object is absent. A larger step means that
         the slices between the first and the last drawn one are unknown unless drawn. Outside that range the object
         is absent. With ``all`` an undrawn slice means absent, with ``contoured`` it is unknown.
+    open_slices : sequence of int
+        Slices with a contour that does not close. It does not tell what is inside: the slice counts as drawn, but
+        is not known.
 
     Returns
     -------
@@ -71,6 +77,7 @@ def slice_knowledge(
     elif rule == "auto" and step > 1:
         known[drawn_slices[0] : drawn_slices[-1]] = False
     known[drawn_slices] = True
+    known[list(open_slices)] = False
     return SliceKnowledge(known, step, gaps)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nnunet_wsl.contours import ContourSet, Grid, contour_voxels, drawn_slices, place, rasterise
+from nnunet_wsl.contours import ContourSet, Grid, PlacedContours, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotation import AnnotationRule, label_map, slice_knowledge
 from nnunet_wsl.conversion.dataset import (
@@ -257,7 +257,10 @@ def _prepare(case: Case, building: Path, settings: ConversionSettings) -> _Prepa
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
-    knowledge = [slice_knowledge(slices, len(masks[0]), settings.annotated) for slices in drawn]
+    knowledge = [
+        slice_knowledge(slices, len(masks[0]), settings.annotated, _open_slices(placed, name))
+        for name, slices in zip(placed.objects, drawn, strict=True)
+    ]
     labels = label_map(masks, [one.known for one in knowledge])
     voxels = [contour_voxels(placed, name) for name in placed.objects]
     for channel, volume in enumerate(image):
@@ -276,6 +279,10 @@ def _prepare(case: Case, building: Path, settings: ConversionSettings) -> _Prepa
         bool((labels == len(masks) + 1).any()),
         case_fingerprint(image, masks, voxels, tuple(grid.spacing_mm_zyx)),
     )
+
+
+def _open_slices(placed: PlacedContours, name: str) -> list[int]:
+    return [k for k, contours in placed.of(name).items() if not all(contour.closed for contour in contours)]
 
 
 def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], grid: Grid) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from nnunet_wsl import __version__
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import FORMAT_VERSION
 from nnunet_wsl.errors import InputError
+
+_LOG = logging.getLogger(__name__)
 
 FILE_ENDING = ".nii.gz"
 
@@ -87,6 +90,13 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
                 )
     if problems:
         raise InputError(problems)
+    former = Path(os.environ.get("nnUNet_preprocessed", "")) / target.name
+    if overwrite and "nnUNet_preprocessed" in os.environ and former.exists():
+        _LOG.warning(
+            "nnUNet_preprocessed still has %s of a former conversion. Remove it before planning: nnU-Net keeps its "
+            "splits and reuses its files.",
+            target.name,
+        )
     return target
 
 

@@ -8,8 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from nnunetv2.utilities.crossval_split import generate_crossval_split
-
 _LOG = logging.getLogger(__name__)
 
 MAX_FOLDS = 5
@@ -57,6 +55,7 @@ def case_names(folders: Sequence[PurePath]) -> list[str]:
                 number += 1
             taken.add(candidate.lower())
             numbered[i] = candidate
+            _LOG.info("Case '%s' is a structure set or series in folder '%s'.", candidate, folders[i])
     return numbered
 
 
@@ -117,6 +116,9 @@ def patient_splits(names: Sequence[str], groups: Sequence[int]) -> list[dict[str
     list of dict
         Up to five folds with the keys ``train`` and ``val``; none if there is a single group.
     """
+    # Here, because it brings scikit-learn, which the worker processes do not need.
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
     members = defaultdict(list)
     for name, group in zip(names, groups, strict=True):
         members[group].append(name)

@@ -207,7 +207,8 @@ def _make_cases(
 
     cases, problems_of_cases = for_all(make, names, jobs, "Checking contours")
     if problems or problems_of_cases:
-        raise InputError([*problems, *problems_of_cases])
+        # Cases of one series share its problems.
+        raise InputError(dict.fromkeys([*problems, *problems_of_cases]))
     for case in cases:
         for label, united in case.sources.items():
             if len(united) > 1:

@@ -349,7 +349,7 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
     """
     if not folder.is_dir():
         raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the DICOM files.")
-    paths = sorted(Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    paths = _files_below(folder)
     # Threads, not processes: reading headers waits for the disk or the network more than it computes.
     headers = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(delayed(_read_header)(p) for p in paths)
     rtstructs = []
@@ -369,6 +369,21 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
     num_other_files = len(paths) - len(rtstructs) - sum(len(files) for files in files_of.values())
     series = tuple(_make_series(files, folder) for files in files_of.values())
     return DicomSource(folder, series, tuple(rtstructs), num_other_files)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return all files, sorted; links to folders are followed, but no folder is entered twice."""
+    paths: list[Path] = []
+    entered = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = Path(root).resolve()
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        paths += (Path(root) / name for name in names)
+    return sorted(paths)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,14 @@ def test_slice_knowledge(rule, drawn, known, step, gaps):
     assert (found.step, found.gaps) == (step, gaps)
 
 
+@pytest.mark.parametrize("rule", ["auto", "all", "contoured"])
+def test_a_slice_with_an_open_contour_is_drawn_but_not_known(rule):
+    found = slice_knowledge(np.array([1, 2, 3]), 7, rule, open_slices=[2])
+    outside = rule != "contoured"
+    assert found.known.tolist() == [outside, K, U, K, outside, outside, outside]
+    assert (found.step, found.gaps) == (1, ())
+
+
 @given(st.sets(st.integers(0, 20), min_size=1), st.sampled_from(["auto", "all", "contoured"]))
 def test_drawn_slices_are_always_known(drawn, rule):
     drawn = np.array(sorted(drawn))

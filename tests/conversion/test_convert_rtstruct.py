@@ -26,6 +26,7 @@ from conversion.phantom import (
     SPACING_MM_ZYX,
     edit,
     voxels,
+    write_contours,
     write_patient,
     write_series,
 )
@@ -158,7 +159,7 @@ def test_dataset_json(source, raw):
     }
     assert set(settings) == {"mode", "kernel", "search", "sigma_mm", "intensity_scale", "cutoff_mm"}
     assert len(settings["sigma_mm"]) == 2
-    assert RelevanceChannels.from_dataset_json(content | {"wsl": block}).objects == ("right", "left")
+    assert RelevanceChannels.from_dataset_json(content | {"wsl": block}, "Test").objects == ("right", "left")
 
 
 @pytest.mark.parametrize("mode", ["distance", "intensity", "both"])
@@ -203,6 +204,21 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     convert_rtstruct(source, 502, "All", settings=ConversionSettings(annotated="all"))
     assert 3 not in read(raw / "Dataset502_All" / "labelsTr" / "ann_rs.nii.gz")
     assert "ignore" not in json.loads((raw / "Dataset502_All" / "dataset.json").read_text())["labels"]
+
+
+def test_open_contours_leave_their_slice_ignored(source, raw):
+    """The second contour is open: inside the first it is known, around both nothing is."""
+    write_patient(source / "ann", rois={"GTV": {1: [RECTANGLE_YX], 2: [RECTANGLE_YX, BESIDE_YX], 3: [RECTANGLE_YX]}})
+
+    def open_contour(dataset):
+        dataset.ROIContourSequence[0].ContourSequence[2].ContourGeometricType = "OPEN_PLANAR"
+
+    edit(source / "ann" / "rs" / "rs.dcm", open_contour)
+    target = convert_rtstruct(source, 501, "Test")
+    expected = np.zeros(SHAPE_ZYX, np.uint8)
+    expected[2] = 2
+    expected[1:4, ROWS, COLUMNS] = 1
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
 
 
 def test_overlap_takes_the_first_label(source, raw):
@@ -319,9 +335,11 @@ def test_missing_rois_of_all_cases_together(source, raw):
 
 
 def test_problems_of_different_kinds_together(source, raw):
-    """A missing ROI, an irregular series, contours outside and between slices: one line each, in one run."""
+    """A missing ROI, an irregular series (named once for two structure sets), misplaced contours: all in one run."""
     write_patient(source / "ann", rois={"Heart": {1: [RECTANGLE_YX]}})
-    write_patient(source / "bob")[2].filename.unlink()
+    bob = write_patient(source / "bob")
+    bob[2].filename.unlink()
+    write_contours(source / "bob" / "rs2" / "rs.dcm", bob, {"GTV": {1: [RECTANGLE_YX]}})
     write_patient(source / "cid", rois={"GTV": {1: [RECTANGLE_YX + np.array([0, 6])]}})
     headers = write_patient(source / "dan")
     edit(

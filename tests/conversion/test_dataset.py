@@ -68,6 +68,14 @@ def test_the_same_dataset_needs_overwrite(raw):
     assert target_folder(501, "Name", overwrite=True) == raw / "Dataset501_Name"
 
 
+def test_preprocessed_data_of_a_former_conversion_is_mentioned(raw, caplog):
+    assert target_folder(501, "Name", overwrite=True)
+    assert caplog.text == ""
+    (raw.parent / "nnUNet_preprocessed" / "Dataset501_Name").mkdir()
+    assert target_folder(501, "Name", overwrite=True)
+    assert "still has Dataset501_Name of a former conversion" in caplog.text
+
+
 def test_nothing_to_see_until_all_is_written(raw):
     target = raw / "Dataset501_Name"
     with build_dataset(target) as building:

@@ -225,6 +225,18 @@ def test_find_tells_images_structure_sets_and_other_files_apart(tmp_path):
     assert PATIENT["PatientID"] not in repr(found)
 
 
+def test_links_to_folders_are_followed_once(tmp_path):
+    write_series(tmp_path / "data" / "a")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "patient").symlink_to(tmp_path / "data" / "a")
+    (source / "same").symlink_to(tmp_path / "data" / "a")
+    (source / "loop").symlink_to(source)
+    (series,) = find_dicom(source).series
+    assert {image.path.parent.name for image in series.slices} == {"patient"}
+    assert len(series.slices) == 5
+
+
 def test_damaged_files_are_all_named(tmp_path):
     headers = write_series(tmp_path / "image")
     for header in headers[:2]:
