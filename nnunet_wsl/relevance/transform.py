@@ -231,11 +231,12 @@ def nearest_by_slice(
     z_vox, y_vox, x_vox = voxels.index_zyx.T
     drawn, first = np.unique(z_vox, return_index=True)
     stop = np.append(first[1:], len(z_vox))
+    numbers = np.arange(len(z_vox)) if with_reference else np.zeros(len(z_vox), dtype=np.int64)
 
     def transform_slice(i: int, keys: NDArray[Any]) -> None:
         own = slice(first[i], stop[i])
         y, x = y_vox[own] - low[1], x_vox[own] - low[2]
-        _nearest_in_slice(y, x, first[i], (reach[1], reach[2]), (cost_y, cost_x), _nothing(metric.dtype), keys)
+        _nearest_in_slice(y, x, numbers[own], (reach[1], reach[2]), (cost_y, cost_x), _nothing(metric.dtype), keys)
 
     distance_mm2 = np.empty(high[1:] - low[1:], dtype=np.float32)
     keys = np.empty(high[1:] - low[1:], dtype=metric.dtype)
@@ -423,13 +424,13 @@ def _integer_squares(
 def _nearest_in_slice(
     y_vox: NDArray[np.int64],
     x_vox: NDArray[np.int64],
-    first: int,
+    numbers: NDArray[np.int64],
     reach_yx: tuple[int, int],
     costs_yx: tuple[int, int],
     nothing: int,
     keys: NDArray[Any],
 ) -> None:
-    """Fill the keys of a slice from its own contour voxels, in lexicographic order, numbered from `first`."""
+    """Fill the keys of a slice from its own contour voxels, which are in lexicographic order."""
     keys[:] = nothing
     height, width = keys.shape
     row = np.empty(width, dtype=keys.dtype)
@@ -439,7 +440,7 @@ def _nearest_in_slice(
         stop = start
         while stop < len(y_vox) and y_vox[stop] == y:
             stop += 1
-        _nearest_in_row(x_vox[start:stop], first + start, reach_yx[1], costs_yx[1], nothing, row)
+        _nearest_in_row(x_vox[start:stop], numbers[start:stop], reach_yx[1], costs_yx[1], nothing, row)
         for target in range(max(y - reach_yx[0], 0), min(y + reach_yx[0] + 1, height)):
             _lower(keys[target], row, costs_yx[0] * (target - y) ** 2)
         start = stop
@@ -447,7 +448,7 @@ def _nearest_in_slice(
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _nearest_in_row(
-    x_vox: NDArray[np.int64], first: int, reach: int, cost: int, nothing: int, row: NDArray[Any]
+    x_vox: NDArray[np.int64], numbers: NDArray[np.int64], reach: int, cost: int, nothing: int, row: NDArray[Any]
 ) -> None:
     """Fill the keys of a row; of two equally near contour voxels the left one counts."""
     row[:] = nothing
@@ -455,13 +456,13 @@ def _nearest_in_row(
         x = x_vox[i]
         begin = max(x - reach, 0 if i == 0 else (x_vox[i - 1] + x) // 2 + 1)
         end = min(x + reach, len(row) - 1 if i == len(x_vox) - 1 else (x + x_vox[i + 1]) // 2)
-        _rise(row[begin : end + 1], x - begin, cost, first + i)
+        _rise(row[begin : end + 1], x - begin, cost, numbers[i])
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _rise(keys: NDArray[Any], x: int, cost: int, reference: int) -> None:
+def _rise(keys: NDArray[Any], x: int, cost: int, number: int) -> None:
     for i in range(len(keys)):
-        keys[i] = keys.dtype.type(cost * (i - x) ** 2 + reference)
+        keys[i] = keys.dtype.type(cost * (i - x) ** 2 + number)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

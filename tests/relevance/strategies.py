@@ -4,9 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-SPACINGS_MM = st.one_of(
-    st.sampled_from([0.7, 1.1, 3.0, 0.8, 2.5, 0.9765625, 0.683594, 5.0]), st.floats(0.01, 20.0)
-)
+SPACINGS_MM = st.one_of(st.sampled_from([0.7, 1.1, 3.0, 0.8, 2.5, 0.9765625, 0.683594, 5.0]), st.floats(0.01, 20.0))
 
 
 @st.composite

@@ -154,7 +154,9 @@ def test_one_voxel_image():
     assert index.ravel().tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("spacing_mm", [(0.01, 20.0, 0.0123457), (20.0, 0.0123457, 0.01), (0.3333333, 7.7777777, 19.99)])
+@pytest.mark.parametrize(
+    "spacing_mm", [(0.01, 20.0, 0.0123457), (20.0, 0.0123457, 0.01), (0.3333333, 7.7777777, 19.99)]
+)
 def test_extreme_spacings_in_a_large_volume(spacing_mm):
     rng = np.random.default_rng(1)
     shape = (60, 90, 130)
