@@ -40,6 +40,7 @@ def match_series(
         If no series matches, two match equally well, or the referenced series is in another frame of reference.
     """
     frame = rtstruct.frame_of_reference_uid
+    unframed = [s for s in series if not frame or not s.frame_of_reference_uids]
     if found := _referenced(rtstruct, series):
         how = "are referenced by it"
     elif found := [s for s in series if frame in s.frame_of_reference_uids]:
@@ -47,9 +48,9 @@ def match_series(
         found = _best_fitting(contours, found)
     else:
         how = "contain its contours"
-        found = [s for s in series if (not frame or not s.frame_of_reference_uids) and _fits(contours, s)]
+        found = [s for s in unframed if _fits(contours, s)]
     if not found:
-        raise InputError(_no_match(series, modality))
+        raise InputError(_no_match(series, unframed))
     candidates = _best_fitting(contours, [s for s in found if modality in (None, s.modality)])
     if len(candidates) > 1:
         raise InputError(
@@ -87,12 +88,11 @@ def _fits(contours: ContourSet, series: Series) -> bool:
     return len(contours.contours) > 0
 
 
-def _no_match(series: Sequence[Series], modality: str | None) -> str:
-    wanted = [s for s in series if modality in (None, s.modality)]
-    irregular = "".join(f" Not considered: {problem}" for s in wanted for problem in _grid_problems(s))
+def _no_match(series: Sequence[Series], compared: Sequence[Series]) -> str:
+    irregular = "".join(f" Not considered: {problem}" for s in compared for problem in _grid_problems(s))
     return (
         "no image series matches it: expected the series that it references, one in its frame of reference, or one "
-        f"on whose planes its contours lie; found none among {len(wanted)} {modality or 'image'} series. "
+        f"on whose planes its contours lie; found none among {len(series)} series. "
         f"Add its images to the source.{irregular}"
     )
 

@@ -221,6 +221,15 @@ def test_open_contours_leave_their_slice_ignored(source, raw):
     np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
 
 
+def test_an_image_of_one_slice(source, raw):
+    write_patient(source / "ann", volume=voxels()[:1], rois={"GTV": {0: [RECTANGLE_YX]}})
+    target = convert_rtstruct(source, 501, "Test")
+    expected = np.zeros((1, *SHAPE_ZYX[1:]), np.uint8)
+    expected[0, ROWS, COLUMNS] = 1
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
+    assert sitk.ReadImage(str(target / "labelsTr" / "ann_rs.nii.gz")).GetSpacing()[2] == 99  # its thickness
+
+
 def test_overlap_takes_the_first_label(source, raw):
     write_patient(source / "ann", rois=TWO_ROIS)
     settings = ConversionSettings(overlap="priority")
@@ -339,7 +348,7 @@ def test_problems_of_different_kinds_together(source, raw):
     write_patient(source / "ann", rois={"Heart": {1: [RECTANGLE_YX]}})
     bob = write_patient(source / "bob")
     bob[2].filename.unlink()
-    write_contours(source / "bob" / "rs2" / "rs.dcm", bob, {"GTV": {1: [RECTANGLE_YX]}})
+    write_contours(source / "bob" / "rs" / "second.dcm", bob, {"GTV": {1: [RECTANGLE_YX]}})
     write_patient(source / "cid", rois={"GTV": {1: [RECTANGLE_YX + np.array([0, 6])]}})
     headers = write_patient(source / "dan")
     edit(

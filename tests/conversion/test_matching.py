@@ -159,7 +159,7 @@ def test_none_that_matches(tmp_path):
     for header in headers:
         header.filename.unlink()
     write_series(tmp_path / "other", series="other", frame="other")
-    with pytest.raises(InputError, match=r"no image series matches it.*none among 1 image series"):
+    with pytest.raises(InputError, match=r"no image series matches it.*none among 1 series"):
         match(tmp_path)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,19 @@ from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
 
 DATA = os.environ.get("NNUNET_WSL_TEST_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="NNUNET_WSL_TEST_DATA is not set")
+
+
+def test_the_script_of_this_dataset(tmp_path):
+    for patient in ("STS_001", "STS_002"):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        (tmp_path / "source" / patient).symlink_to(Path(str(DATA), "sts", "dicom", patient))
+    script = Path(__file__).parents[2] / "dataset_conversion" / "Dataset501_SoftTissueSarcoma.py"
+    command = [sys.executable, script, tmp_path / "source", "--modality", "MR", "--jobs", "1"]
+    subprocess.run(command, check=True, env=os.environ | {"nnUNet_raw": str(tmp_path / "raw")}, capture_output=True)
+    (target,) = (tmp_path / "raw").iterdir()
+    assert target.name == "Dataset502_SoftTissueSarcomaMR"
+    images = ["STS_001_0000.nii.gz", "STS_001_0001.nii.gz", "STS_002_0000.nii.gz", "STS_002_0001.nii.gz"]
+    assert sorted(path.name for path in (target / "imagesTr").iterdir()) == images
 
 
 @pytest.mark.parametrize(("modality", "kind", "count"), [("PT", "PET", 30), ("MR", "MR_T1", 16)])
