@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ OBJECTS = ("Kidney", "Spine", "Tumour")
 """Labels 1, 2, 3 of the phantoms."""
 
 ANNOTATED_STEP = 3
-"""Contours are drawn on the first, every third, and the last slice of an object."""
+"""Contours are drawn on every third slice; objects begin and end there."""
 
 _SHAPE_ZYX = (22, 64, 80)
 _SPACING_MM_XYZ = (2.5, 2.5, 5.0)
@@ -26,7 +26,7 @@ _ROLL_DEG = 6.0
 _POINTS = 72
 _HU = {"Kidney": 150, "Spine": 320, "Tumour": 110}
 
-_Outline = Callable[[float], list[NDArray[np.float64]]]
+_Outline = Callable[[int], list[NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Phantom:
                 Contour(name, _to_mm(grid, polygon, k))
                 for name, outline in _anatomy(rng).items()
                 for k in range(_SHAPE_ZYX[0])
-                for polygon in outline(_height_mm(k))
+                for polygon in outline(k)
             ],
         )
         placed = place(contours, grid, case="phantom")
@@ -75,13 +75,9 @@ class Phantom:
 
     def annotated_contours(self) -> ContourSet:
         """Return the contours that an annotator draws who skips slices."""
-        heights = {id(c): int(np.rint(self.grid.to_voxel_xyz(c.points_mm)[0, 2])) for c in self.contours.contours}
-        kept = []
-        for name in OBJECTS:
-            slices = sorted({heights[id(c)] for c in self.contours.of(name)})
-            drawn = {*slices[::ANNOTATED_STEP], slices[-1]}
-            kept += [c for c in self.contours.of(name) if heights[id(c)] in drawn]
-        return ContourSet(OBJECTS, kept)
+        slices = [int(np.rint(self.grid.to_voxel_xyz(c.points_mm)[0, 2])) for c in self.contours.contours]
+        drawn = zip(slices, self.contours.contours, strict=True)
+        return ContourSet(OBJECTS, [contour for k, contour in drawn if k % ANNOTATED_STEP == 0])
 
     def write_dicom(self, folder: Path, *, with_contours: bool) -> None:
         """Write the image as a CT series, and the annotated contours as a structure set beside it.
@@ -101,7 +97,7 @@ class Phantom:
         if with_contours:
             write_rtstruct(folder / "rtstruct.dcm", self.annotated_contours(), headers)
 
-    def _slice(self, k: int, uids: dict[str, str]) -> Dataset:
+    def _slice(self, k: int, uids: Mapping[str, str]) -> Dataset:
         dataset = Dataset()
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -131,10 +127,6 @@ def _grid(rng: np.random.Generator) -> Grid:
     return Grid(origin, _SPACING_MM_XYZ, direction, _SHAPE_ZYX)
 
 
-def _height_mm(k: int) -> float:
-    return (k - (_SHAPE_ZYX[0] - 1) / 2) * _SPACING_MM_XYZ[2]
-
-
 def _to_mm(grid: Grid, polygon_xy_mm: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """Physical points of a polygon that is given relative to the centre of slice k."""
     centre = (np.array(_SHAPE_ZYX[:0:-1]) - 1) / 2
@@ -143,33 +135,37 @@ def _to_mm(grid: Grid, polygon_xy_mm: NDArray[np.float64], k: int) -> NDArray[np
 
 
 def _anatomy(rng: np.random.Generator) -> dict[str, _Outline]:
-    """For each object, the function from the height of a slice (mm) to its polygons (x, y) there."""
+    """For each object, the function from the index of a slice to its polygons (x, y) there, in mm."""
     angle = np.linspace(0, 2 * np.pi, _POINTS, endpoint=False)
     circle = np.column_stack([np.cos(angle), np.sin(angle)])
     size = rng.uniform(0.88, 1.12, 3)
     shift = rng.uniform(-6, 6, (3, 2))
     phase = rng.uniform(0, 2 * np.pi, 2)
-    tilt = rng.uniform(-0.08, 0.08, 2)
+    lean = rng.uniform(-0.4, 0.4, 2)
+    kidney_slices = ANNOTATED_STEP * rng.integers((0, 5), (2, 7))
+    tumour_slices = ANNOTATED_STEP * rng.integers((2, 5), (4, 7))
 
-    def kidney(height: float) -> list[NDArray[np.float64]]:
-        share = 1 - (height / (40 * size[0])) ** 2
-        if share < 0.06:
-            return []
+    def narrowing(k: int, first_last: NDArray[np.int64]) -> float:
+        """Radius relative to that in the middle slice of an ellipsoid, 0 beyond its first and last slice."""
+        first, last = first_last
+        share = 1 - ((k - (first + last) / 2) / ((last - first) / 2 + 0.7)) ** 2
+        return float(np.sqrt(share)) if first <= k <= last else 0.0
+
+    def kidney(k: int) -> list[NDArray[np.float64]]:
+        scale = size[0] * narrowing(k, kidney_slices)
         hilum = 1 - 0.45 * np.exp(-((np.angle(np.exp(1j * angle)) / 0.55) ** 2))
-        polygon = circle * [16, 23] * hilum[:, None] * np.sqrt(share) * size[0]
-        return [polygon + [-48, 8] + shift[0] + tilt * height]
+        polygon = circle * [16, 23] * hilum[:, None] * scale
+        return [polygon + [-48, 8] + shift[0] + lean * k] if scale else []
 
-    def spine(height: float) -> list[NDArray[np.float64]]:
-        centre = np.array([0, 36]) + shift[1] / 2 + tilt / 2 * height
-        waist = 1 + 0.1 * np.cos(height / 6)
+    def spine(k: int) -> list[NDArray[np.float64]]:
+        centre = np.array([0, 36]) + shift[1] / 2 + lean / 2 * k
+        waist = 1 + 0.1 * np.cos(k)
         return [circle * [20, 17] * waist * size[1] + centre, circle * [7, 6] * size[1] + centre + [0, 4]]
 
-    def tumour(height: float) -> list[NDArray[np.float64]]:
-        share = 1 - ((height - 8) / (24 * size[2])) ** 2
-        if share < 0.1:
-            return []
+    def tumour(k: int) -> list[NDArray[np.float64]]:
+        scale = size[2] * narrowing(k, tumour_slices)
         lobes = 1 + 0.18 * np.cos(3 * angle + phase[0]) + 0.1 * np.cos(5 * angle + phase[1])
-        return [circle * 17 * lobes[:, None] * np.sqrt(share) * size[2] + [38, -14] + shift[2]]
+        return [circle * 17 * lobes[:, None] * scale + [38, -14] + shift[2]] if scale else []
 
     return {"Kidney": kidney, "Spine": spine, "Tumour": tumour}
 

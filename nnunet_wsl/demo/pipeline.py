@@ -20,7 +20,7 @@ from nnunet_wsl.errors import InputError
 
 DATASET_ID = 999
 TRAINER = "WSLTrainerDemo"
-_CONFIGURATION = "3d_fullres"
+_CONFIGURATION = "2d"  # the quickest to train without a GPU
 _TRAINING_PATIENTS = 8
 _TEST_PATIENTS = 2
 

@@ -61,9 +61,9 @@ class WSLTrainerRelevanceOnly(WSLTrainer):
 class WSLTrainerDemo(WSLTrainer):
     """``WSLTrainer`` for ``nnunet_wsl demo``: a few short epochs."""
 
-    epochs = 4
+    epochs = 6
 
     def initialize(self) -> None:
         """Shorten the epochs, then initialize."""
-        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 25, 3
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 50, 5
         super().initialize()

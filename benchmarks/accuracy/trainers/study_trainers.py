@@ -1,0 +1,61 @@
+"""The arms of the accuracy studies: same budget, same precision, same seeds.
+
+nnU-Net finds them through ``nnUNet_extTrainer``; ``study.py`` sets the budget in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
+from nnunet_wsl.training.trainer import WSLTrainer
+
+
+class Study(nnUNetTrainer):  # type: ignore[misc]
+    """Budget and seed from the environment."""
+
+    def initialize(self) -> None:
+        self.num_epochs = int(os.environ["STUDY_EPOCHS"])
+        self.num_iterations_per_epoch = int(os.environ["STUDY_ITERATIONS_PER_EPOCH"])
+        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
+        self.save_every = 1
+        seed = int(os.environ["STUDY_SEED"])
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loader draws from it
+        torch.manual_seed(seed)
+        super().initialize()
+
+
+class StudyStock(Study, nnUNetTrainer):  # type: ignore[misc]
+    """nnU-Net's own trainer and loss; relevance channels must be absent from its dataset."""
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.device.type == "cpu" and bfloat16_on_cpu():
+            self.validating = False
+            autocast_forward(self.network, lambda: not self.validating)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        self.validating = True
+        super().perform_actual_validation(save_probabilities)
+
+
+class StudyWSL(Study, WSLTrainer):
+    """The package's default trainer."""
+
+
+def _arm(name: str, **settings: Any) -> type[StudyWSL]:
+    return type(name, (StudyWSL,), settings)
+
+
+StudyWSL_lambda03 = _arm("StudyWSL_lambda03", relevance_weight=0.3)
+StudyWSL_lambda3 = _arm("StudyWSL_lambda3", relevance_weight=3.0)
+StudyWSL_lambda10 = _arm("StudyWSL_lambda10", relevance_weight=10.0)
+StudyWSL_squared = _arm("StudyWSL_squared", voxel_difference="squared_error")
+StudyWSL_entropy = _arm("StudyWSL_entropy", voxel_difference="cross_entropy")
