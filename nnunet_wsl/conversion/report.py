@@ -107,23 +107,29 @@ class CaseSketch:
     case : str
         Name of the case.
     slice_index : int
-        The middle one of the slices with a contour.
+        Of the slices with contours of the most objects, the middle one.
     polylines : tuple of (int, ndarray)
         Label value and the points of each contour on that slice, continuous voxel index (y, x).
-    spacing_mm_yx : tuple of 2 float
-        In-plane voxel spacing.
+    size_mm_yx, spacing_mm_yx : tuple of 2 float
+        Size of the slice, and in-plane voxel spacing.
     """
 
     case: str
     slice_index: int
     polylines: tuple[tuple[int, npt.NDArray[np.float64]], ...]
+    size_mm_yx: tuple[float, float]
     spacing_mm_yx: tuple[float, float]
 
     @classmethod
     def of(cls, case: str, placed: PlacedContours) -> CaseSketch:
-        """Take the middle slice of the drawn ones."""
-        drawn = sorted({contour.slice_index for contour in placed.contours})
-        middle = drawn[len(drawn) // 2] if drawn else 0
+        """Choose the slice of a case."""
+        objects_on: dict[int, set[str]] = {}
+        for contour in placed.contours:
+            objects_on.setdefault(contour.slice_index, set()).add(contour.object)
+        most = max(map(len, objects_on.values()), default=0)
+        fullest = sorted(k for k, objects in objects_on.items() if len(objects) == most)
+        middle = fullest[len(fullest) // 2] if fullest else 0
+        (_, height, width), (_, spacing_y_mm, spacing_x_mm) = placed.grid.shape_zyx, placed.grid.spacing_mm_zyx
         return cls(
             case=case,
             slice_index=middle,
@@ -135,7 +141,8 @@ class CaseSketch:
                 for contour in placed.contours
                 if contour.slice_index == middle
             ),
-            spacing_mm_yx=(float(placed.grid.spacing_mm_zyx[1]), float(placed.grid.spacing_mm_zyx[2])),
+            size_mm_yx=(float(height * spacing_y_mm), float(width * spacing_x_mm)),
+            spacing_mm_yx=(float(spacing_y_mm), float(spacing_x_mm)),
         )
 
 
@@ -208,9 +215,11 @@ def draw_overview(
     chosen = [sketches[i] for i in np.linspace(0, len(sketches) - 1, count).round().astype(int)]
     colours = [*itertools.islice(itertools.cycle(_COLOURS), len(objects)), _IGNORE_COLOUR]
     overlay = np.array([(0, 0, 0, 0), *(to_rgba(colour, alpha=0.5) for colour in colours)])
-    figure = Figure(figsize=(3.4 * len(titles), 3.2 * count), layout="constrained")
+    heights = [float(np.clip(3.4 * s.size_mm_yx[0] / s.size_mm_yx[1], 1, 5)) for s in chosen]
+    figure = Figure(figsize=(3.4 * len(titles), sum(heights) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(count, len(titles), squeeze=False)
+    axes = figure.subplots(count, len(titles), squeeze=False, height_ratios=heights)
+    shows_ignore = False
     for row, sketch in zip(axes, chosen, strict=True):
         k = sketch.slice_index
         image = read_volume(image_path(dataset, sketch.case, 0))[k].astype(np.float32)
@@ -219,7 +228,9 @@ def draw_overview(
         for title, axis in panels.items():
             if title != "relevance":
                 axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
-        panels["label map"].imshow(overlay[read_volume(label_path(dataset, sketch.case))[k]], interpolation="nearest")
+        labels = read_volume(label_path(dataset, sketch.case))[k]
+        shows_ignore |= bool((labels > len(objects)).any())
+        panels["label map"].imshow(overlay[labels], interpolation="nearest")
         if has_relevance:
             maps = [read_volume(image_path(dataset, sketch.case, c))[k] for c in range(image_channels, channels)]
             panels["relevance"].imshow(np.max(maps, axis=0), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
@@ -239,6 +250,7 @@ def draw_overview(
         row[0].set_ylabel(f"{sketch.case}, slice {k}", fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
-    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, [*objects, "ignore"], strict=True)]
+    names = [*objects, *(["ignore"] if shows_ignore else [])]
+    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=False)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8)
     figure.savefig(output or dataset / OVERVIEW_FILE, dpi=110, metadata={"Software": None})
