@@ -10,7 +10,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -322,15 +322,22 @@ def _write_relevance(
 ) -> None:
     """Write the relevance channels of a case behind its image channels."""
     image = np.stack([read_volume(image_path(building, case.name, channel)) for channel in range(num_channels)])
+    # nnU-Net crops to where any channel is not zero: the relevance must not widen that.
+    empty = ~(image != 0).any(axis=0)
     with np.load(_voxels_folder(building) / f"{case.name}.npz") as stored:
         voxels = [stored[name] for name in stored.files]
-    maps = relevance_maps(image, voxels, tuple(case.grid.spacing_mm_zyx), planned)
+    fused = np.zeros(empty.shape, np.float32)
+    # One object at a time: the maps of all objects of a large image would not fit into memory.
+    for k, (one, sigma_mm, cutoff_mm) in enumerate(zip(voxels, planned.sigma_mm, planned.cutoff_mm, strict=True)):
+        of_one = replace(planned, sigma_mm=(sigma_mm,), cutoff_mm=(cutoff_mm,))
+        (relevance,) = relevance_maps(image, [one], tuple(case.grid.spacing_mm_zyx), of_one)
+        relevance[empty] = 0
+        if settings.relevance == "per-object":
+            write_volume(image_path(building, case.name, num_channels + k), relevance, case.grid)
+        else:
+            fused = fuse((fused, relevance), "max")
     if settings.relevance == "fused":
-        maps = fuse(maps, "max")[np.newaxis]
-    # nnU-Net crops to where any channel is not zero: the relevance must not widen that.
-    maps *= (image != 0).any(axis=0)
-    for channel, volume in enumerate(maps, start=num_channels):
-        write_volume(image_path(building, case.name, channel), volume, case.grid)
+        write_volume(image_path(building, case.name, num_channels), fused, case.grid)
 
 
 def _voxels_folder(building: Path) -> Path:

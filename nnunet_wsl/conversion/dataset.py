@@ -167,6 +167,18 @@ def read_volume(path: Path) -> npt.NDArray[Any]:
     return volume
 
 
+def read_slice(path: Path, k: int) -> npt.NDArray[Any]:
+    """Read back one slice of shape (y, x) of a volume."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    width, height, _ = reader.GetSize()
+    reader.SetExtractIndex((0, 0, k))
+    reader.SetExtractSize((width, height, 1))
+    plane: npt.NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())[0]
+    return plane
+
+
 def write_dataset_json(
     dataset: Path,
     *,

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 
 from nnunet_wsl.contours import PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
-from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, read_volume
+from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, read_slice
 
 _LOG = logging.getLogger(__name__)
 
@@ -222,20 +222,20 @@ def draw_overview(
     shows_ignore = False
     for row, sketch in zip(axes, chosen, strict=True):
         k = sketch.slice_index
-        image = read_volume(image_path(dataset, sketch.case, 0))[k].astype(np.float32)
+        image = read_slice(image_path(dataset, sketch.case, 0), k).astype(np.float32)
         low, high = np.percentile(image, (1, 99.5))
         panels = dict(zip(titles, row, strict=True))
         for title, axis in panels.items():
             if title != "relevance":
                 axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
-        labels = read_volume(label_path(dataset, sketch.case))[k]
+        labels = read_slice(label_path(dataset, sketch.case), k)
         shows_ignore |= bool((labels > len(objects)).any())
         panels["label map"].imshow(overlay[labels], interpolation="nearest")
         if has_relevance:
-            maps = [read_volume(image_path(dataset, sketch.case, c))[k] for c in range(image_channels, channels)]
+            maps = [read_slice(image_path(dataset, sketch.case, c), k) for c in range(image_channels, channels)]
             panels["relevance"].imshow(np.max(maps, axis=0), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         if predictions:
-            predicted = read_volume(predictions / f"{sketch.case}{FILE_ENDING}")[k]
+            predicted = read_slice(predictions / f"{sketch.case}{FILE_ENDING}", k)
             panels["prediction"].imshow(overlay[predicted], interpolation="nearest")
         for label, points_yx in sketch.polylines:
             for title in ("image and contours", "prediction"):

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from conversion.phantom import DIRECTION, ORIGIN_MM, SPACING_MM_ZYX, grid, voxels
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_wsl.conversion.dataset import build_dataset, target_folder, write_volume
+from nnunet_wsl.conversion.dataset import build_dataset, read_slice, target_folder, write_volume
 from nnunet_wsl.errors import InputError
 
 
@@ -126,6 +126,12 @@ def test_leftovers_of_a_killed_run_are_removed(raw):
     (raw / ".Dataset501_Name.building" / "imagesTr").mkdir(parents=True)
     with build_dataset(target) as building:
         assert not (building / "imagesTr").exists()
+
+
+def test_a_slice_is_that_of_the_volume(tmp_path):
+    write_volume(tmp_path / "a.nii.gz", voxels().astype(np.int16), grid())
+    for k in range(5):
+        np.testing.assert_array_equal(read_slice(tmp_path / "a.nii.gz", k), voxels()[k])
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
