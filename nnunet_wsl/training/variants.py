@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from nnunet_wsl.training.trainer import WSLTrainer
+from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam1en3
+
+from nnunet_wsl.training.trainer import RelevanceSupervision, WSLTrainer
 
 
 class WSLTrainer_1epoch(WSLTrainer):
@@ -58,12 +60,12 @@ class WSLTrainerRelevanceOnly(WSLTrainer):
     mask_weight = 0.0
 
 
-class WSLTrainerDemo(WSLTrainer):
-    """``WSLTrainer`` for ``nnunet_wsl demo``: a few short epochs."""
+class WSLTrainerDemo(RelevanceSupervision, nnUNetTrainerAdam1en3):  # type: ignore[misc]
+    """For ``nnunet_wsl demo``: a few short epochs, with Adam, for nnU-Net's SGD has hardly started by then."""
 
-    epochs = 6
+    epochs = 5
 
     def initialize(self) -> None:
         """Shorten the epochs, then initialize."""
-        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 50, 5
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 40, 5
         super().initialize()
