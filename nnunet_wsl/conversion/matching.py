@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nnunet_wsl.contours import ContourSet, RTStruct, place
 from nnunet_wsl.conversion.series import Series
@@ -10,7 +10,7 @@ from nnunet_wsl.errors import InputError
 
 
 def match_series(
-    rtstruct: RTStruct, contours: ContourSet, series: Sequence[Series], modality: str | None = None
+    rtstruct: RTStruct, contours: Callable[[], ContourSet], series: Sequence[Series], modality: str | None = None
 ) -> Series | None:
     """Find the series that an RTSTRUCT belongs to.
 
@@ -21,9 +21,9 @@ def match_series(
     Parameters
     ----------
     rtstruct : RTStruct
-        The structure set.
-    contours : ContourSet
-        Its selected objects; their geometry decides between series.
+        The structure set; its contours are not used.
+    contours : callable
+        Returns the contours of its selected objects; called if their geometry has to decide.
     series : sequence of Series
         All series of the source.
     modality : str, optional
@@ -48,7 +48,7 @@ def match_series(
         found = _best_fitting(contours, found)
     else:
         how = "contain its contours"
-        found = [s for s in unframed if _fits(contours, s)]
+        found = _fitting(contours, unframed)
     if not found:
         raise InputError(_no_match(series, unframed))
     candidates = _best_fitting(contours, [s for s in found if modality in (None, s.modality)])
@@ -74,18 +74,23 @@ def _referenced(rtstruct: RTStruct, series: Sequence[Series]) -> list[Series]:
     ]
 
 
-def _best_fitting(contours: ContourSet, series: list[Series]) -> list[Series]:
+def _best_fitting(contours: Callable[[], ContourSet], series: list[Series]) -> list[Series]:
     """Return the series that the contours fit, or all of them if they fit none."""
-    return ([s for s in series if _fits(contours, s)] or series) if len(series) > 1 else series
+    return _fitting(contours, series) or series if len(series) > 1 else series
+
+
+def _fitting(contours: Callable[[], ContourSet], series: Sequence[Series]) -> list[Series]:
+    """Return the series within whose grid, and on whose planes, all contours lie."""
+    contour_set = contours()
+    return [s for s in series if contour_set.contours and _fits(contour_set, s)]
 
 
 def _fits(contours: ContourSet, series: Series) -> bool:
-    """Return whether there are contours, and all lie within the series' grid and on its planes."""
     try:
         place(contours, series.grid(), case="")
     except InputError:
         return False
-    return len(contours.contours) > 0
+    return True
 
 
 def _no_match(series: Sequence[Series], compared: Sequence[Series]) -> str:

@@ -6,13 +6,14 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from nnunet_wsl.contours import ContourSet, Grid, place, read_rtstruct
+from nnunet_wsl.contours import ContourSet, Grid, RTStruct, place, read_rtstruct
 from nnunet_wsl.conversion.cases import ConversionSettings, convert_cases, for_all
 from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.matching import match_series
@@ -22,6 +23,15 @@ from nnunet_wsl.conversion.series import DicomSource, Series, find_dicom
 from nnunet_wsl.errors import InputError
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What an RTSTRUCT says, without its contours."""
+
+    path: Path
+    rtstruct: RTStruct
+    num_contours: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -147,37 +157,47 @@ def _find_structure_sets(
 ) -> tuple[list[_StructureSet], list[str]]:
     """Read every RTSTRUCT and find its series; leave out those of other modalities."""
 
-    def find(path: Path) -> _StructureSet | None:
-        rtstruct = read_rtstruct(path)
-        contours = rtstruct.contours
-        wanted = contours.objects if rois is None else matching_names(contours.objects, rois)
+    def match(summary: _Summary) -> _StructureSet | None:
+        names = list(summary.num_contours)
+        wanted = names if rois is None else matching_names(names, rois)
+        contours = partial(_read_contours, summary.path, wanted)
         try:
-            series = match_series(rtstruct, contours.selected({n: [n] for n in wanted}), dicom.series, modality)
+            series = match_series(summary.rtstruct, contours, dicom.series, modality)
         except InputError as error:
-            raise InputError(f"RTSTRUCT '{path.relative_to(dicom.folder)}': {p}" for p in error.problems) from error
-        if series is None:
-            return None
-        return _StructureSet(
-            path,
-            {name: len(contours.of(name)) + len(rtstruct.problems.get(name, ())) for name in contours.objects},
-            series,
-        )
+            file = summary.path.relative_to(dicom.folder)
+            raise InputError(f"RTSTRUCT '{file}': {problem}" for problem in error.problems) from error
+        return None if series is None else _StructureSet(summary.path, summary.num_contours, series)
 
     if not dicom.rtstructs:
         raise InputError(f"No RTSTRUCT file below '{dicom.folder}'. Give the folder that holds images and RTSTRUCTs.")
-    found, problems = for_all(find, dicom.rtstructs, jobs, "Reading structure sets")
-    structure_sets = [structure_set for structure_set in found if structure_set is not None]
-    if len(structure_sets) < len(found):
-        _LOG.info("%d structure sets belong to images of another modality.", len(found) - len(structure_sets))
+    # Only summaries come back from the other processes, and the series, of many slices, do not go there.
+    summaries, unreadable = for_all(_summarise, dicom.rtstructs, jobs, "Reading structure sets")
+    matched, unmatched = for_all(match, summaries, 1, "Matching series")
+    structure_sets = [structure_set for structure_set in matched if structure_set is not None]
+    problems = [*unreadable, *unmatched]
+    if len(structure_sets) < len(matched):
+        _LOG.info("%d structure sets belong to images of another modality.", len(matched) - len(structure_sets))
     if not structure_sets and not problems:
         present = ", ".join(sorted({series.modality for series in dicom.series}))
-        raise InputError(
-            f"None of the {len(found)} structure sets below '{dicom.folder}' belongs to a series of modality "
+        problems.append(
+            f"None of the {len(matched)} structure sets below '{dicom.folder}' belongs to a series of modality "
             f"{modality}; the series are {present}. Change --modality."
         )
     if not structure_sets:
         raise InputError(problems)
     return structure_sets, problems
+
+
+def _summarise(path: Path) -> _Summary:
+    rtstruct = read_rtstruct(path)
+    contours, problems = rtstruct.contours, rtstruct.problems
+    # A faulty contour is none of the contours, but it is drawn.
+    num_contours = {name: len(contours.of(name)) + len(problems.get(name, ())) for name in contours.objects}
+    return _Summary(path, replace(rtstruct, contours=ContourSet(contours.objects, ())), num_contours)
+
+
+def _read_contours(path: Path, names: Sequence[str]) -> ContourSet:
+    return read_rtstruct(path).contours.selected({name: [name] for name in names})
 
 
 def _make_cases(
@@ -197,15 +217,15 @@ def _make_cases(
     if rois is None:
         rois = rois_of_all({name: tuple(structure_set.num_contours) for name, structure_set in named.items()})
 
-    def make(name: str) -> RTStructCase:
-        structure_set = named[name]
+    def make(named: tuple[str, _StructureSet]) -> RTStructCase:
+        name, structure_set = named
         sources = match_rois(name, structure_set.num_contours, rois)
         case = RTStructCase(name, structure_set.path, structure_set.series, sources)
         grid, contours = case.read_geometry()
         place(contours, grid, case=name, outside=settings.outside)
         return case
 
-    cases, problems_of_cases = for_all(make, names, jobs, "Checking contours")
+    cases, problems_of_cases = for_all(make, list(named.items()), jobs, "Checking contours")
     if problems or problems_of_cases:
         # Cases of one series share its problems.
         raise InputError(dict.fromkeys([*problems, *problems_of_cases]))

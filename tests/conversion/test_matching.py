@@ -26,7 +26,7 @@ def match(folder, modality=None):
     found = find_dicom(folder)
     (path,) = found.rtstructs
     rtstruct = read_rtstruct(path)
-    series = match_series(rtstruct, rtstruct.contours, found.series, modality)
+    series = match_series(rtstruct, lambda: rtstruct.contours, found.series, modality)
     return series and series.slices[0].path.parent.name
 
 
