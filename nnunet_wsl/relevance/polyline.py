@@ -96,7 +96,7 @@ def distance_by_slice(
 
     keys = np.empty(high_yx - low_yx, dtype=np.float32)
     slices = range(max(int(drawn[0]) - reach, 0), min(int(drawn[-1]) + reach + 1, shape_zyx[0]))
-    for z in minimum_over_slices(drawn, transform_slice, slices, reach, float(spacing[0] ** 2), keys):
+    for z in minimum_over_slices(drawn, transform_slice, slices, reach, float(spacing[0] ** 2), np.inf, keys):
         distance_mm2 = np.where(keys <= cutoff_mm * cutoff_mm, keys, np.float32(np.inf))
         yield NearestInSlice((z, slice(low_yx[0], high_yx[0]), slice(low_yx[1], high_yx[1])), distance_mm2, keys, 0)
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal
 
 import numba
@@ -26,8 +27,6 @@ _LARGEST_DENOMINATOR = 128
 _RATIO_TOLERANCE = 1e-7  # spacings come as float32 from some headers
 
 _TOLERANCE = 1e-6  # relative, of squared distances
-
-_BLOCK = 4096  # voxels that stay in the first-level cache while slices are combined
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,34 +62,41 @@ class ContourVoxels:
             If they are something else, or lie outside the image.
         """
         given = np.asarray(contour_voxels)
-        if given.dtype == np.bool_:
-            shape = given.shape if shape is None else tuple(shape)
-            if given.shape != shape:
-                raise ValueError(f"contour voxels of shape {given.shape} do not fit an image of shape {shape}")
-            linear = np.flatnonzero(given)
-        else:
-            if shape is None:
+        is_mask = given.dtype == np.bool_
+        if shape is None:
+            if not is_mask:
                 raise ValueError("contour voxels given as indices need the image's shape")
-            shape = tuple(shape)
-            if given.size == 0:
-                given = np.empty((0, len(shape)), dtype=np.int64)
-            if given.ndim != 2 or given.shape[1] != len(shape) or not np.issubdtype(given.dtype, np.integer):
-                raise ValueError(
-                    f"contour voxels must be bool of shape {shape} or integer indices of shape (N, {len(shape)}), not "
-                    f"{given.dtype} of shape {given.shape}"
-                )
-            if ((given < 0) | (given >= shape)).any():
-                raise ValueError(f"contour voxels lie outside the image of shape {shape}")
-            linear = np.zeros(len(given), dtype=np.int64)
-            for axis, size in enumerate(shape):
-                linear = linear * size + given[:, axis].astype(np.int64)
-            if (np.diff(linear) <= 0).any():
-                linear = np.unique(linear)
+            shape = given.shape
+        shape = tuple(shape)
         if len(shape) not in (2, 3):
             raise ValueError(f"an image has two or three axes, not {len(shape)}")
-        depth, height, width = (1, *shape) if len(shape) == 2 else shape
-        shape_zyx = (depth, height, width)
-        return cls(shape_zyx, np.stack(np.unravel_index(linear, shape_zyx), axis=1))
+        if is_mask:
+            if given.shape != shape:
+                raise ValueError(f"contour voxels of shape {given.shape} do not fit an image of shape {shape}")
+            index = np.stack(np.unravel_index(np.flatnonzero(given), shape), axis=1)
+        else:
+            index = _sorted_indices(given, shape)
+        if len(shape) == 3:
+            return cls(shape, index)
+        return cls((1, *shape), np.concatenate([np.zeros((len(index), 1), dtype=np.int64), index], axis=1))
+
+
+def _sorted_indices(given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Check indices of voxels and put them in lexicographic order, each once."""
+    if given.size == 0:
+        return np.empty((0, len(shape)), dtype=np.int64)
+    if given.ndim != 2 or given.shape[1] != len(shape) or not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(
+            f"contour voxels must be bool of shape {shape} or integer indices of shape (N, {len(shape)}), not "
+            f"{given.dtype} of shape {given.shape}"
+        )
+    if (given.min(axis=0) < 0).any() or (given.max(axis=0) >= shape).any():
+        raise ValueError(f"contour voxels lie outside the image of shape {shape}")
+    index = given.astype(np.int64)
+    linear = index[:, 0]
+    for axis in range(1, len(shape)):
+        linear = linear * shape[axis] + index[:, axis]
+    return index if (linear[1:] > linear[:-1]).all() else np.unique(index, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,18 +235,20 @@ def nearest_by_slice(
     cost_z, cost_y, cost_x = metric.costs_zyx
 
     z_vox, y_vox, x_vox = voxels.index_zyx.T
-    drawn, first = np.unique(z_vox, return_index=True)
-    stop = np.append(first[1:], len(z_vox))
+    first = np.concatenate([[0], np.flatnonzero(z_vox[1:] > z_vox[:-1]) + 1])
+    drawn = z_vox[first]
+    stop = [*first[1:], len(z_vox)]
     numbers = np.arange(len(z_vox)) if with_reference else np.zeros(len(z_vox), dtype=np.int64)
+    nothing = _nothing(metric.dtype)
 
     def transform_slice(i: int, keys: NDArray[Any]) -> None:
         own = slice(first[i], stop[i])
         y, x = y_vox[own] - low[1], x_vox[own] - low[2]
-        _nearest_in_slice(y, x, numbers[own], (reach[1], reach[2]), (cost_y, cost_x), _nothing(metric.dtype), keys)
+        _nearest_in_slice(y, x, numbers[own], (reach[1], reach[2]), (cost_y, cost_x), nothing, keys)
 
     distance_mm2 = np.empty(high[1:] - low[1:], dtype=np.float32)
     keys = np.empty(high[1:] - low[1:], dtype=metric.dtype)
-    for z in minimum_over_slices(drawn, transform_slice, range(low[0], high[0]), reach[0], cost_z, keys):
+    for z in minimum_over_slices(drawn, transform_slice, range(low[0], high[0]), reach[0], cost_z, nothing, keys):
         metric.distance_mm2(keys, distance_mm2)
         box = (z, slice(low[1], high[1]), slice(low[2], high[2]))
         yield NearestInSlice(box, distance_mm2, keys, metric.reference_bits)
@@ -252,6 +260,7 @@ def minimum_over_slices(
     slices: Iterable[int],
     reach: int,
     cost: float,
+    nothing: float,
     keys: NDArray[Any],
 ) -> Iterator[int]:
     """Find the smallest key over the slices within reach, one slice after the other.
@@ -268,6 +277,8 @@ def minimum_over_slices(
         Largest difference of slice numbers that counts.
     cost : float
         What a difference of 1 adds to a key; it grows with the square.
+    nothing : int or float
+        Key of a voxel that has no contour near it.
     keys : ndarray, shape (y, x)
         Where each slice's result goes.
 
@@ -276,8 +287,14 @@ def minimum_over_slices(
     int
         Slice number; slices without contours in reach are left out.
     """
+    if reach == 0:
+        for i, z in enumerate(drawn.tolist()):
+            transform_slice(i, keys)
+            yield z
+        return
     # Slices with contours come and go in ascending order: a ring holds those within reach.
     ring = np.empty((min(2 * reach + 1, len(drawn)), *keys.shape), dtype=keys.dtype)
+    flat = ring.reshape(len(ring), -1)
     done = 0
     for z in slices:
         begin, end = np.searchsorted(drawn, (z - reach, z + reach + 1))
@@ -285,9 +302,12 @@ def minimum_over_slices(
             transform_slice(i, ring[i % len(ring)])
         done = end
         if begin < end:
-            near = np.arange(begin, end)
-            costs = cost * (drawn[near] - z) ** 2
-            _minimum(ring.reshape(len(ring), -1), near % len(ring), costs, keys.reshape(-1))
+            costs = cost * (drawn[begin:end] - z) ** 2
+            at = begin % len(ring)
+            unwrapped = min(end - begin, len(ring) - at)
+            keys.fill(nothing)
+            _lower(keys.reshape(-1), flat[at : at + unwrapped], costs[:unwrapped])
+            _lower(keys.reshape(-1), flat[: end - begin - unwrapped], costs[unwrapped:])
             yield z
 
 
@@ -295,7 +315,7 @@ def spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> NDArra
     """Check the spacing, and give the one slice of a 2D image one; ValueError if it is not positive."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape == (2,) and shape_zyx[0] == 1:
-        spacing = np.insert(spacing, 0, spacing[0])
+        spacing = spacing[[0, 0, 1]]
     if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise ValueError(f"expected one positive spacing per axis of the image, not {tuple(spacing_mm)}")
     return spacing
@@ -325,7 +345,7 @@ class _Metric:
     ----------
     dtype : type
         Of keys: int32 or int64.
-    weights_zyx : ndarray of int64, shape (3,)
+    weights_zyx : tuple of int
         Squared distance of neighbouring voxels, in units; 0 along an axis on which no distance is measured.
     unit_mm2 : float
         What the squared distance counts.
@@ -336,7 +356,7 @@ class _Metric:
     """
 
     dtype: type[np.int32 | np.int64]
-    weights_zyx: NDArray[np.int64]
+    weights_zyx: tuple[int, ...]
     unit_mm2: float
     stop: int
     reference_bits: int
@@ -358,18 +378,15 @@ class _Metric:
         num_references : int
             Number of contour voxels that keys tell apart; 0 if they need not say which is the nearest.
         """
-        measured = reach > 0
-        squares_mm2 = spacing_mm[measured] ** 2
-        everything_mm2 = float((reach[measured] ** 2 * squares_mm2).sum())
+        # An axis along which nothing is measured must not spoil the others' ratios.
+        spacings = tuple(float(s) if n else 0.0 for s, n in zip(spacing_mm, reach, strict=True))
+        everything_mm2 = sum((int(n) * s) ** 2 for s, n in zip(spacings, reach, strict=True))
         farthest_mm2 = min(cutoff_mm * cutoff_mm, everything_mm2)
         reference_bits = max(num_references - 1, 0).bit_length()
-        dtype: type[np.int32 | np.int64] = np.int64 if num_references else np.int32
-        unit_mm2, integers = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, reference_bits))
-        if dtype is np.int32 and not np.allclose(integers * unit_mm2, squares_mm2, _TOLERANCE, 0):
-            dtype = np.int64
-            unit_mm2, integers = _integer_squares(spacing_mm[measured], farthest_mm2, _bits(dtype, reference_bits))
-        weights = np.zeros(3, dtype=np.int64)
-        weights[measured] = integers
+        for dtype in (np.int64,) if num_references else (np.int32, np.int64):
+            unit_mm2, weights = _integer_squares(spacings, farthest_mm2, _bits(dtype, reference_bits))
+            if all(abs(w * unit_mm2 - s * s) <= _TOLERANCE * s * s for w, s in zip(weights, spacings, strict=True)):
+                break
         stop = _nothing(dtype)
         if farthest_mm2 < everything_mm2:
             stop = int(farthest_mm2 / unit_mm2 * (1 + _TOLERANCE)) + 1 << reference_bits
@@ -378,7 +395,7 @@ class _Metric:
     @property
     def costs_zyx(self) -> tuple[int, int, int]:
         """What a distance of one voxel along each axis adds to a key."""
-        z, y, x = (int(weight) << self.reference_bits for weight in self.weights_zyx)
+        z, y, x = (weight << self.reference_bits for weight in self.weights_zyx)
         return z, y, x
 
     def distance_mm2(self, keys: NDArray[Any], out: NDArray[np.float32]) -> None:
@@ -396,28 +413,27 @@ def _bits(dtype: type[np.int32 | np.int64], reference_bits: int) -> int:
     return int(np.iinfo(dtype).bits - 3 - reference_bits)
 
 
-def _integer_squares(
-    spacing_mm: NDArray[np.float64], farthest_mm2: float, bits: int
-) -> tuple[float, NDArray[np.int64]]:
-    """Squares of the spacings as integers, and their unit, so that the farthest squared distance fits into some bits.
+def _integer_squares(spacings_mm: tuple[float, ...], farthest_mm2: float, bits: int) -> tuple[float, tuple[int, ...]]:
+    """Squares of the spacings as integers, after their unit, so that the farthest squared distance fits into some bits.
 
     Exact if the ratios of the spacings are simple fractions, so that equal distances stay equal; rounded otherwise.
     """
-    if not len(spacing_mm):
-        return 1.0, np.empty(0, dtype=np.int64)
-    finest_mm = float(spacing_mm.min())
-    ratios = [Fraction(spacing / finest_mm).limit_denominator(_LARGEST_DENOMINATOR) for spacing in spacing_mm]
-    denominator = math.lcm(*(ratio.denominator for ratio in ratios))
-    unit_mm2 = (finest_mm / denominator) ** 2
-    simple = np.allclose([float(ratio) for ratio in ratios], spacing_mm / finest_mm, _RATIO_TOLERANCE, 0)
-    if simple and farthest_mm2 / unit_mm2 < 2**bits:
-        return unit_mm2, np.array([int(ratio * denominator) ** 2 for ratio in ratios], dtype=np.int64)
+    unit_mm, multiples = _integer_ratios(spacings_mm)
+    if multiples and farthest_mm2 < unit_mm**2 * 2**bits:
+        return unit_mm**2, tuple(multiple**2 for multiple in multiples)
     unit_mm2 = farthest_mm2 / 2**bits
-    return unit_mm2, np.round(spacing_mm**2 / unit_mm2).astype(np.int64)
+    return unit_mm2, tuple(round(spacing**2 / unit_mm2) for spacing in spacings_mm)
 
 
-# Numba widens integers to 64 bits; casting back to the keys' own type halves the work per key. Inner loops run over
-# slices of arrays that are passed to a function: only then are they vectorised.
+@lru_cache
+def _integer_ratios(spacings_mm: tuple[float, ...]) -> tuple[float, tuple[int, ...]]:
+    """Find a unit of which the spacings are small multiples, and the multiples; none if there is no such unit."""
+    finest_mm = min((spacing for spacing in spacings_mm if spacing), default=1.0)
+    ratios = [Fraction(spacing / finest_mm).limit_denominator(_LARGEST_DENOMINATOR) for spacing in spacings_mm]
+    if any(abs(ratio * finest_mm - s) > _RATIO_TOLERANCE * s for ratio, s in zip(ratios, spacings_mm, strict=True)):
+        return finest_mm, ()
+    denominator = math.lcm(*(ratio.denominator for ratio in ratios))
+    return finest_mm / denominator, tuple(int(ratio * denominator) for ratio in ratios)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -431,19 +447,23 @@ def _nearest_in_slice(
     keys: NDArray[Any],
 ) -> None:
     """Fill the keys of a slice from its own contour voxels, which are in lexicographic order."""
-    keys[:] = nothing
     height, width = keys.shape
-    row = np.empty(width, dtype=keys.dtype)
-    start = 0
-    while start < len(y_vox):
-        y = y_vox[start]
-        stop = start
-        while stop < len(y_vox) and y_vox[stop] == y:
-            stop += 1
-        _nearest_in_row(x_vox[start:stop], numbers[start:stop], reach_yx[1], costs_yx[1], nothing, row)
-        for target in range(max(y - reach_yx[0], 0), min(y + reach_yx[0] + 1, height)):
-            _lower(keys[target], row, costs_yx[0] * (target - y) ** 2)
-        start = stop
+    first = np.flatnonzero(np.diff(y_vox)) + 1  # where rows begin, but for the first one
+    drawn = np.empty(len(first) + 1, dtype=np.int64)
+    rows = np.empty((len(drawn), width), dtype=keys.dtype)
+    for i in range(len(drawn)):
+        start = first[i - 1] if i > 0 else 0
+        stop = first[i] if i < len(first) else len(y_vox)
+        drawn[i] = y_vox[start]
+        _nearest_in_row(x_vox[start:stop], numbers[start:stop], reach_yx[1], costs_yx[1], nothing, rows[i])
+    keys[:] = nothing
+    begin = end = 0
+    for y in range(height):
+        while begin < len(drawn) and drawn[begin] < y - reach_yx[0]:
+            begin += 1
+        while end < len(drawn) and drawn[end] <= y + reach_yx[0]:
+            end += 1
+        _lower(keys[y], rows[begin:end], costs_yx[0] * (drawn[begin:end] - y) ** 2)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -459,27 +479,33 @@ def _nearest_in_row(
         _rise(row[begin : end + 1], x - begin, cost, numbers[i])
 
 
+# Numba widens integers to 64 bits; casting back to the keys' own type halves the work per key. Loops that run from 0
+# over the whole of an array that was passed to a function are vectorised, others are not.
+
+
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _rise(keys: NDArray[Any], x: int, cost: int, number: int) -> None:
+    """Fill keys with what the distance from x costs, plus the number of the contour voxel there."""
     for i in range(len(keys)):
         keys[i] = keys.dtype.type(cost * (i - x) ** 2 + number)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _lower(keys: NDArray[Any], others: NDArray[Any], cost: int) -> None:
-    for i in range(len(keys)):
-        keys[i] = min(keys[i], keys.dtype.type(others[i] + cost))
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _minimum(slices: NDArray[Any], numbers: NDArray[np.int64], costs: NDArray[np.int64], keys: NDArray[Any]) -> None:
-    """Take the minimum over some slices, each of them with what its distance costs."""
-    for begin in range(0, len(keys), _BLOCK):
-        block = keys[begin : begin + _BLOCK]
-        block[:] = slices[numbers[0], begin : begin + _BLOCK]
-        block += keys.dtype.type(costs[0])
-        for i in range(1, len(numbers)):
-            _lower(block, slices[numbers[i], begin : begin + _BLOCK], costs[i])
+def _lower(keys: NDArray[Any], others: NDArray[Any], costs: NDArray[Any]) -> None:
+    """Lower keys to the smallest of others, (n, keys), each with what its distance costs; four at a time."""
+    key = keys.dtype.type
+    fours = len(others) // 4 * 4
+    for n in range(0, fours, 4):
+        four = others[n : n + 4]
+        cost_0, cost_1, cost_2, cost_3 = key(costs[n]), key(costs[n + 1]), key(costs[n + 2]), key(costs[n + 3])
+        for i in range(len(keys)):
+            low = min(key(four[0, i] + cost_0), key(four[1, i] + cost_1))
+            lower = min(key(four[2, i] + cost_2), key(four[3, i] + cost_3))
+            keys[i] = min(keys[i], low, lower)
+    for n in range(fours, len(others)):
+        other, cost = others[n], key(costs[n])
+        for i in range(len(keys)):
+            keys[i] = min(keys[i], key(other[i] + cost))
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
