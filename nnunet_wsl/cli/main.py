@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from nnunet_wsl import __version__
-from nnunet_wsl.cli import convert, demo, env, train
+from nnunet_wsl.cli import compare, convert, demo, env, evaluate, predict_relevance, relevance, train
 from nnunet_wsl.errors import InputError
 
-COMMANDS: tuple[ModuleType, ...] = (demo, convert, train, env)
+COMMANDS: tuple[ModuleType, ...] = (demo, convert, train, predict_relevance, evaluate, compare, relevance, env)
 
 
 def build_parser() -> argparse.ArgumentParser:

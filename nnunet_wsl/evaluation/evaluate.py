@@ -1,0 +1,129 @@
+"""Score a folder of predictions against a folder of references."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.evaluation.figures import WORST_CASES, CaseView, draw_distributions, draw_worst_cases, worst_first
+from nnunet_wsl.evaluation.label_maps import CasePair, pair_cases, read_pair
+from nnunet_wsl.evaluation.objects import ScoredLabels
+from nnunet_wsl.evaluation.output import results_in
+from nnunet_wsl.evaluation.run import CaseScores, Run, case_metrics
+from nnunet_wsl.evaluation.scores import score_label_maps
+
+_LOG = logging.getLogger(__name__)
+
+DISTRIBUTIONS_FILE = "distributions.png"
+WORST_CASES_FILE = "worst_cases.png"
+
+
+def evaluate_folders(
+    pred: Path,
+    ref: Path,
+    out: Path,
+    *,
+    dataset_json: Path | None = None,
+    tolerances_mm: Mapping[str | None, float] | None = None,
+    predicted_only: bool = False,
+    jobs: int = 1,
+) -> Run:
+    """Score all cases and write ``summary.json``, ``metrics.csv`` and two pictures.
+
+    Parameters
+    ----------
+    pred, ref : Path
+        Folders of label maps with the same file names.
+    out : Path
+        Folder to write to; the files of a former evaluation are replaced when all is done.
+    dataset_json : Path, optional
+        nnU-Net's ``dataset.json``, by default that in ``pred``.
+    tolerances_mm : mapping of str or None to float, optional
+        Tolerance of the NSD by name of the object; that under None is for all others.
+    predicted_only : bool
+        Whether references without prediction are left out.
+    jobs : int
+        Number of cases scored at the same time.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the input; all bad cases together.
+    """
+    path = pred / "dataset.json" if dataset_json is None else dataset_json
+    if out.resolve() in (pred.resolve(), ref.resolve()):
+        raise InputError(f"--out '{out}' holds label maps. Choose another folder, for its pictures may look like some.")
+    content = _read_json(path)
+    labels = ScoredLabels.from_dataset_json(content, path).with_tolerances(tolerances_mm or {})
+    reader = _reader(content, path)
+    pairs = pair_cases(pred, ref, content["file_ending"], predicted_only=predicted_only)
+    outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(_attempt)(p, reader, labels) for p in pairs)
+    scored = list(tqdm(outcomes, "Scoring", len(pairs), delay=2, unit="case"))
+    problems = [problem for outcome in scored if isinstance(outcome, InputError) for problem in outcome.problems]
+    if problems:
+        raise InputError(problems)
+    run = Run(
+        tuple(outcome for outcome in scored if isinstance(outcome, CaseScores)),
+        names={obj.key: obj.name for obj in labels.objects},
+        tolerances_mm={obj.key: obj.tolerance_mm for obj in labels.objects},
+        settings={"ignore_label": labels.ignore},
+    )
+    files = {pair.case: pair for pair in pairs}
+    objects = {obj.key: obj for obj in labels.objects}
+    views = [
+        CaseView.of(case, objects[key], *read_pair(files[case.case], reader, labels), labels.ignore)
+        for case, key in worst_first(run)[:WORST_CASES]
+    ]
+    with results_in(out) as folder:
+        run.write(folder)
+        draw_distributions(run, folder / DISTRIBUTIONS_FILE)
+        draw_worst_cases(views, folder / WORST_CASES_FILE)
+    _LOG.info("Scored %d cases; wrote %s.", len(run.cases), out)
+    return run
+
+
+def _attempt(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores | InputError:
+    try:
+        pred, ref = read_pair(pair, reader, labels)
+    except InputError as error:
+        return error
+    scores = score_label_maps(pred.values, ref.values, ref.spacing_mm_zyx, labels)
+    return CaseScores(
+        pair.case, str(pair.ref), str(pair.pred), {key: case_metrics(score) for key, score in scores.items()}
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"'{path}' does not exist. Pass the dataset.json of the dataset with --dataset-json."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read as JSON ({error}). Give nnU-Net's dataset.json.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("file_ending"), str):
+        raise InputError(f"'{path}' has no 'file_ending', for example '.nii.gz'. Give nnU-Net's dataset.json.")
+    return content
+
+
+def _reader(dataset_json: dict[str, Any], path: Path) -> Any:
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    try:
+        return determine_reader_writer_from_dataset_json(dataset_json, verbose=False)()
+    except RuntimeError as error:
+        raise InputError(
+            f"'{path}': nnU-Net has no reader for file_ending '{dataset_json['file_ending']}'. Correct it."
+        ) from error

@@ -1,0 +1,220 @@
+"""Label maps on disk: pairing them, reading them as nnU-Net does, and checking that two lie on one grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.evaluation.objects import ScoredLabels
+
+_MAX_SHIFT_VOX = 0.1
+"""Headers round: corners of the image may differ by this share of the smallest spacing."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A label map and where it lies.
+
+    Parameters
+    ----------
+    values : ndarray of int32, shape (z, y, x)
+        A 2D image has one slice.
+    spacing_mm_zyx : tuple of float
+        Voxel spacing; images without, such as PNG, have 1 in the plane.
+    corners_mm : ndarray of float64, shape (8, 3) or (4, 2)
+        Physical positions of the first and last voxels; of formats without geometry, of the spacing alone.
+    """
+
+    values: npt.NDArray[np.int32]
+    spacing_mm_zyx: tuple[float, float, float]
+    corners_mm: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CasePair:
+    """The files of one case.
+
+    Parameters
+    ----------
+    case : str
+        File name without the ending.
+    pred, ref : Path
+        Prediction and reference.
+    """
+
+    case: str
+    pred: Path
+    ref: Path
+
+
+def pair_cases(pred: Path, ref: Path, ending: str, *, predicted_only: bool = False) -> list[CasePair]:
+    """Find the prediction of every reference.
+
+    Parameters
+    ----------
+    pred, ref : Path
+        Folders.
+    ending : str
+        File ending of the label maps.
+    predicted_only : bool
+        Whether references without prediction are left out.
+
+    Returns
+    -------
+    list of CasePair
+        Sorted by case.
+
+    Raises
+    ------
+    InputError
+        If a folder has no label maps or cases are missing on one side.
+    """
+    found = {}
+    problems = []
+    for option, folder in (("--pred", pred), ("--ref", ref)):
+        found[folder] = _label_files(folder, ending)
+        if not found[folder]:
+            problems.append(f"{option} '{folder}' has no label maps: expected files that end in '{ending}'.")
+    if problems:
+        raise InputError(problems)
+    predicted, references = found[pred], found[ref]
+    problems = [
+        f"Case '{case}' has no reference: expected '{ref / predicted[case].name}'. "
+        "Remove the prediction or add the reference."
+        for case in sorted(predicted.keys() - references.keys())
+    ]
+    if not predicted_only:
+        problems += [
+            f"Case '{case}' has no prediction: expected '{pred / references[case].name}'. "
+            "Predict it, or pass --predicted-only to leave such cases out."
+            for case in sorted(references.keys() - predicted.keys())
+        ]
+    if problems:
+        raise InputError(problems)
+    return [CasePair(case, predicted[case], references[case]) for case in sorted(predicted)]
+
+
+def read_pair(pair: CasePair, reader: Any, labels: ScoredLabels) -> tuple[LabelMap, LabelMap]:
+    """Read prediction and reference of a case and check that they fit together.
+
+    Parameters
+    ----------
+    pair : CasePair
+        Their files.
+    reader : nnunetv2 BaseReaderWriter
+        nnU-Net's reader of the format.
+    labels : ScoredLabels
+        The values that may occur.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, has unknown values, the grids differ, or nothing is left to score; all that is
+        wrong with the case.
+    """
+    maps = []
+    problems = []
+    for role, path, allowed in (
+        ("prediction", pair.pred, labels.predictable),
+        ("reference", pair.ref, labels.predictable | ({labels.ignore} - {None})),
+    ):
+        try:
+            label_map = _read(path, reader)
+        except InputError as error:
+            problems += [f"Case '{pair.case}': {problem}" for problem in error.problems]
+            continue
+        unknown = sorted(set(np.unique(label_map.values).tolist()) - allowed)
+        if unknown:
+            problems.append(
+                f"Case '{pair.case}': the {role} '{path}' has the values {_listed(unknown)}; dataset.json knows "
+                f"{_listed(sorted(allowed))}. Check that both belong to this dataset."
+            )
+        maps.append(label_map)
+    if len(maps) == 2:
+        problems += [f"Case '{pair.case}': {difference}" for difference in _grid_differences(*maps)]
+        if labels.ignore is not None and (maps[1].values == labels.ignore).all():
+            problems.append(f"Case '{pair.case}': the reference is 'ignore' everywhere. Leave it out.")
+    if problems:
+        raise InputError(problems)
+    return maps[0], maps[1]
+
+
+def _label_files(folder: Path, ending: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {
+        path.name.removesuffix(ending): path
+        for path in folder.iterdir()
+        if path.name.endswith(ending) and not path.name.startswith(".") and path.is_file()
+    }
+
+
+def _read(path: Path, reader: Any) -> LabelMap:
+    try:
+        values, properties = reader.read_seg(str(path))
+    except (OSError, RuntimeError, ValueError, AssertionError, SyntaxError) as error:  # what nnU-Net's readers raise
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise InputError(f"'{path}' cannot be read as an image ({reason[0]}). Write it again.") from error
+    if values.shape[0] != 1:
+        raise InputError(f"'{path}' has {values.shape[0]} channels; expected one, of label values. Write it again.")
+    integers = values[0].astype(np.int32)
+    if not np.array_equal(integers, values[0]):
+        raise InputError(f"'{path}' has values that are no integers; expected label values. Is it a label map?")
+    z, y, x = (float(value) for value in properties["spacing"])
+    return LabelMap(integers, (z, y, x), _corners_mm(integers.shape, properties))
+
+
+def _corners_mm(shape_zyx: tuple[int, ...], properties: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    if "nibabel_stuff" in properties:
+        geometry = properties["nibabel_stuff"]
+        affine = np.asarray(geometry.get("reoriented_affine", geometry["original_affine"]), np.float64)
+        axes, origin = affine[:3, :3], affine[:3, 3]
+    elif "sitk_stuff" in properties:
+        geometry = properties["sitk_stuff"]
+        origin, spacing = np.asarray(geometry["origin"]), np.asarray(geometry["spacing"])
+        axes = np.reshape(geometry["direction"], (len(origin), len(origin))) * spacing
+    else:
+        axes, origin = np.diag(np.asarray(properties["spacing"], np.float64)[::-1]), np.zeros(3)
+    last_xyz = np.asarray(shape_zyx[::-1][: len(origin)]) - 1
+    index_xyz = np.array(list(itertools.product((0, 1), repeat=len(origin)))) * last_xyz
+    corners: npt.NDArray[np.float64] = index_xyz @ axes.T + origin
+    return corners
+
+
+def _grid_differences(pred: LabelMap, ref: LabelMap) -> list[str]:
+    if pred.values.shape != ref.values.shape:
+        return [
+            f"the prediction has shape {pred.values.shape}, the reference {ref.values.shape} (z, y, x). "
+            "Predict on the images that the reference was drawn on."
+        ]
+    if not np.allclose(pred.spacing_mm_zyx, ref.spacing_mm_zyx, rtol=1e-3):
+        return [
+            f"the prediction has spacing {_spacing(pred)} mm, the reference {_spacing(ref)} mm (z, y, x). "
+            "Predict on the images that the reference was drawn on."
+        ]
+    if pred.corners_mm.shape != ref.corners_mm.shape:
+        return ["one of prediction and reference is a 2D image, the other 3D with one slice. Write both alike."]
+    shift_mm = np.linalg.norm(pred.corners_mm - ref.corners_mm, axis=1).max()
+    allowed_mm = _MAX_SHIFT_VOX * min(ref.spacing_mm_zyx)
+    if shift_mm > allowed_mm:
+        return [
+            f"prediction and reference lie up to {shift_mm:.3g} mm apart (allowed {allowed_mm:.2g} mm): their origins "
+            "or directions differ. Predict on the images that the reference was drawn on."
+        ]
+    return []
+
+
+def _spacing(label_map: LabelMap) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in label_map.spacing_mm_zyx) + ")"
+
+
+def _listed(values: list[Any]) -> str:
+    shown = ", ".join(str(value) for value in values[:10])
+    return shown if len(values) <= 10 else f"{shown} and {len(values) - 10} more"

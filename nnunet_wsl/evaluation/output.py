@@ -1,0 +1,71 @@
+"""Files of a result: they appear together, and an undefined value is null in JSON and empty in CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from nnunet_wsl.errors import InputError
+
+
+@contextmanager
+def results_in(out: Path) -> Iterator[Path]:
+    """Write files elsewhere and move them into a folder when all are there.
+
+    Parameters
+    ----------
+    out : Path
+        The folder, made if needed; files of the same names are replaced, others stay.
+
+    Yields
+    ------
+    Path
+        The folder to write to.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            building = Path(stack.enter_context(TemporaryDirectory(dir=out, prefix=".building-")))
+        except OSError as error:
+            raise InputError(f"--out '{out}' cannot be written to ({error.strerror}). Choose another.") from error
+        yield building
+        for file in sorted(building.iterdir()):
+            file.replace(out / file.name)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON."""
+    text = json.dumps(_null_for_nan(content), indent=4, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write at least one row of the same keys as CSV."""
+    lines = [{name: "" if _is_nan(value) else value for name, value in row.items()} for row in rows]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(item) for item in value]
+    return None if _is_nan(value) else value
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,57 @@
+"""How sure a mean over cases is, and a difference between two runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+SEED = 0
+
+
+def bootstrap_interval(
+    values: npt.NDArray[np.float64], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = SEED
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (N,)
+        One finite value per case; cases are resampled with replacement.
+    resamples : int
+        Number of resamples.
+    level : float
+        Coverage.
+    seed : int
+        The same values and seed give the same interval.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper bound; NaN without values.
+    """
+    if not len(values):
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(values), size=(resamples, len(values)), dtype=np.int32)
+    low, high = np.quantile(values[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_p_value(differences: npt.NDArray[np.float64]) -> float:
+    """Two-sided p-value of the Wilcoxon signed-rank test that paired differences are symmetric about zero.
+
+    Parameters
+    ----------
+    differences : ndarray of float64, shape (N,)
+        One finite difference per case; cases without difference carry no sign and are left out of the ranks.
+
+    Returns
+    -------
+    float
+        1 if no pair differs.
+    """
+    changed = differences[differences != 0]
+    return float(stats.wilcoxon(changed).pvalue) if len(changed) else 1.0
