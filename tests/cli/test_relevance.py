@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_wsl.cli.main import main
+from nnunet_wsl.relevance import boundary_voxels, nearest_contour
+
+SHAPE = (5, 7, 11)
+SPACING_MM = (3.0, 0.7, 1.1)
+
+
+def volume(values, path, origin_xyz=(-31.7, 12.3, -39.5), spacing_mm=SPACING_MM):
+    image = sitk.GetImageFromArray(values, isVector=values.ndim > len(spacing_mm))
+    image.SetSpacing(spacing_mm[::-1])
+    if len(spacing_mm) == 3:
+        image.SetOrigin(origin_xyz)
+        image.SetDirection((0, 1, 0, 0, 0, 1, 1, 0, 0))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def labels():
+    values = np.zeros(SHAPE, dtype=np.uint8)
+    values[1:4, 1:5, 2:7] = 1
+    values[2, 3:6, 7:10] = 3
+    return values
+
+
+@pytest.fixture
+def files(tmp_path, labels):
+    intensities = np.random.default_rng(0).normal(100, 20, SHAPE).astype(np.float32)
+    image = volume(intensities, tmp_path / "image.nii.gz")
+    return {"image": str(image), "labels": str(volume(labels, tmp_path / "labels.nii.gz"))}
+
+
+def written(path):
+    image = sitk.ReadImage(str(path))
+    return sitk.GetArrayFromImage(image), image
+
+
+def test_one_map_per_label_with_the_geometry_of_the_image(files, labels, tmp_path, capsys):
+    out = tmp_path / "maps.nii.gz"
+    command = ["relevance", files["image"], files["labels"], "-o", str(out), "--sigma-mm", "2", "--cutoff-mm", "5", "4"]
+    assert main(command) == 0
+    maps, image = written(out)
+    assert maps.shape == (2, *SHAPE)
+    for found, label, cutoff_mm in zip(maps, (1, 3), (5.0, 4.0), strict=True):
+        distance_mm, _ = nearest_contour(boundary_voxels(labels == label), SPACING_MM, cutoff_mm=cutoff_mm)
+        expected = np.where(np.isfinite(distance_mm), np.exp(-((distance_mm / 2) ** 2) / 2), 0)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    source = sitk.ReadImage(files["image"])
+    np.testing.assert_allclose(image.GetOrigin()[:3], source.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(image.GetSpacing()[:3], source.GetSpacing(), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.reshape(image.GetDirection(), (4, 4))[:3, :3].ravel(), source.GetDirection(), atol=1e-6
+    )
+    assert "1: sigma 2 mm, cut-off 5 mm" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"image.nii.gz", "labels.nii.gz", "maps.nii.gz"}
+
+
+def test_one_object_and_fused_objects_have_the_axes_of_the_image(files, tmp_path):
+    single, fused = tmp_path / "single.nii.gz", tmp_path / "fused.nii.gz"
+    arguments = [files["image"], files["labels"], "--mode", "both", "--kernel", "linear"]
+    assert main(["relevance", *arguments, "-o", str(single), "--object", "3"]) == 0
+    assert main(["relevance", *arguments, "-o", str(fused), "--fuse", "max"]) == 0
+    (one, _), (both, image) = written(single), written(fused)
+    assert one.shape == both.shape == SHAPE
+    assert image.GetOrigin() == sitk.ReadImage(files["image"]).GetOrigin()
+    assert both.max() == 1
+
+
+def test_colour_image_of_two_axes(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = volume(rng.integers(0, 255, (7, 11, 3), dtype=np.uint8), tmp_path / "image.png", spacing_mm=(1.0, 1.0))
+    mask = np.zeros((7, 11), dtype=np.uint8)
+    mask[2:5, 3:8] = 255
+    label_map = volume(mask, tmp_path / "mask.png", spacing_mm=(1.0, 1.0))
+    out = tmp_path / "map.tif"
+    scales = ["--intensity-scale", "10", "20", "30"]
+    assert main(["relevance", str(colours), str(label_map), "-o", str(out), "--mode", "intensity", *scales]) == 0
+    found, _ = written(out)
+    assert found.shape == (7, 11)
+    assert (found[boundary_voxels(mask)] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--object": "2"}, "no label '2'; there are '1', '3'"),
+        ({"--sigma-mm": "0"}, "sigma_mm must be positive"),
+        ({"--exact": None}, "--exact needs polylines"),
+        ({"--mode": "both", "--intensity-scale": ("1", "2")}, "--intensity-scale has 2 values; expected 1"),
+        ({"image": "nowhere.nii.gz"}, "nowhere.nii.gz: cannot be read: there is no such file"),
+        ({"labels": "nowhere.nii.gz"}, "nowhere.nii.gz: cannot be read"),
+        ({"-o": "labels.nii.gz"}, "labels.nii.gz exists. Pass --overwrite"),
+        ({"-o": "nowhere/map.nii.gz"}, "The folder of"),
+        ({"-o": "map.txt"}, "map.txt: cannot be written"),
+    ],
+)
+def test_bad_input_is_said_and_leaves_nothing(files, tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    values = {"image": "image.nii.gz", "labels": "labels.nii.gz", "-o": "map.nii.gz"} | changes
+    command = ["relevance", values.pop("image"), values.pop("labels")]
+    for option, value in values.items():
+        command += [option, *((value,) if isinstance(value, str) else value or ())]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_label_map_on_another_grid_is_refused(files, labels, tmp_path, capsys):
+    out = str(tmp_path / "map.nii.gz")
+    shifted = volume(labels, tmp_path / "shifted.nii.gz", origin_xyz=(-31.7, 12.3, -38.5))
+    assert main(["relevance", files["image"], str(shifted), "-o", out]) == 2
+    assert "lies 1 mm from that of the image" in capsys.readouterr().err
+    smaller = volume(labels[1:], tmp_path / "smaller.nii.gz")
+    assert main(["relevance", files["image"], str(smaller), "-o", out]) == 2
+    assert "found size (11, 7, 4)" in capsys.readouterr().err
+    stretched = volume(labels, tmp_path / "stretched.nii.gz", spacing_mm=(3.0, 0.7, 1.2))
+    assert main(["relevance", files["image"], str(stretched), "-o", out]) == 2
+    assert "Resample it" in capsys.readouterr().err
+    halves = volume(labels / np.float32(2), tmp_path / "halves.nii.gz")
+    assert main(["relevance", files["image"], str(halves), "-o", out]) == 2
+    assert "not whole numbers" in capsys.readouterr().err
+    empty = volume(np.zeros_like(labels), tmp_path / "empty.nii.gz")
+    assert main(["relevance", files["image"], str(empty), "-o", out]) == 2
+    assert "no label at all" in capsys.readouterr().err
+
+
+def test_real_structure_set_exact_and_by_voxels(tmp_path, capsys):
+    data = os.environ.get("NNUNET_WSL_TEST_DATA")
+    if not data:
+        pytest.skip("NNUNET_WSL_TEST_DATA is not set")
+    patient = sorted((Path(data) / "sts" / "dicom").iterdir())[0] / "PET"
+    maps = []
+    for name, options in (("voxels", []), ("exact", ["--exact"])):
+        out = tmp_path / f"{name}.nii.gz"
+        command = ["relevance", str(patient / "image"), str(next((patient / "mask").glob("*.dcm")))]
+        assert main([*command, "-o", str(out), "--sigma-mm", "8", *options]) == 0
+        maps.append(written(out)[0])
+    by_voxels, exact = maps
+    assert by_voxels.max() == 1
+    # A voxel's centre is within half a diagonal of the contour that passes through it.
+    assert np.abs(by_voxels - exact).max() < 0.4
+    assert np.abs(by_voxels - exact).mean() < 0.02
