@@ -302,12 +302,12 @@ def minimum_over_slices(
             transform_slice(i, ring[i % len(ring)])
         done = end
         if begin < end:
-            costs = cost * (drawn[begin:end] - z) ** 2
+            steps = drawn[begin:end] - z
             at = begin % len(ring)
             unwrapped = min(end - begin, len(ring) - at)
             keys.fill(nothing)
-            _lower(keys.reshape(-1), flat[at : at + unwrapped], costs[:unwrapped])
-            _lower(keys.reshape(-1), flat[: end - begin - unwrapped], costs[unwrapped:])
+            _lower(keys.reshape(-1), flat[at : at + unwrapped], steps[:unwrapped], cost)
+            _lower(keys.reshape(-1), flat[: end - begin - unwrapped], steps[unwrapped:], cost)
             yield z
 
 
@@ -463,7 +463,7 @@ def _nearest_in_slice(
             begin += 1
         while end < len(drawn) and drawn[end] <= y + reach_yx[0]:
             end += 1
-        _lower(keys[y], rows[begin:end], costs_yx[0] * (drawn[begin:end] - y) ** 2)
+        _lower(keys[y], rows[begin:end], drawn[begin:end] - y, costs_yx[0])
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -491,21 +491,22 @@ def _rise(keys: NDArray[Any], x: int, cost: int, number: int) -> None:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _lower(keys: NDArray[Any], others: NDArray[Any], costs: NDArray[Any]) -> None:
-    """Lower keys to the smallest of others, (n, keys), each with what its distance costs; four at a time."""
+def _lower(keys: NDArray[Any], others: NDArray[Any], steps: NDArray[np.int64], cost: float) -> None:
+    """Lower keys to the smallest of others, (n, keys), that are some steps away; four at a time."""
     key = keys.dtype.type
     fours = len(others) // 4 * 4
     for n in range(0, fours, 4):
         four = others[n : n + 4]
-        cost_0, cost_1, cost_2, cost_3 = key(costs[n]), key(costs[n + 1]), key(costs[n + 2]), key(costs[n + 3])
+        cost_0, cost_1 = key(cost * steps[n] ** 2), key(cost * steps[n + 1] ** 2)
+        cost_2, cost_3 = key(cost * steps[n + 2] ** 2), key(cost * steps[n + 3] ** 2)
         for i in range(len(keys)):
             low = min(key(four[0, i] + cost_0), key(four[1, i] + cost_1))
             lower = min(key(four[2, i] + cost_2), key(four[3, i] + cost_3))
             keys[i] = min(keys[i], low, lower)
     for n in range(fours, len(others)):
-        other, cost = others[n], key(costs[n])
+        other, cost_n = others[n], key(cost * steps[n] ** 2)
         for i in range(len(keys)):
-            keys[i] = min(keys[i], key(other[i] + cost))
+            keys[i] = min(keys[i], key(other[i] + cost_n))
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
