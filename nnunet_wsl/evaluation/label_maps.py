@@ -189,6 +189,8 @@ def _corners_mm(shape_zyx: tuple[int, ...], properties: Mapping[str, Any]) -> np
 
 
 def _grid_differences(pred: LabelMap, ref: LabelMap) -> list[str]:
+    if pred.corners_mm.shape != ref.corners_mm.shape:
+        return ["one of prediction and reference is a 2D image, the other a volume. Write both alike."]
     if pred.values.shape != ref.values.shape:
         return [
             f"the prediction has shape {pred.values.shape}, the reference {ref.values.shape} (z, y, x). "
@@ -199,8 +201,6 @@ def _grid_differences(pred: LabelMap, ref: LabelMap) -> list[str]:
             f"the prediction has spacing {_spacing(pred)} mm, the reference {_spacing(ref)} mm (z, y, x). "
             "Predict on the images that the reference was drawn on."
         ]
-    if pred.corners_mm.shape != ref.corners_mm.shape:
-        return ["one of prediction and reference is a 2D image, the other 3D with one slice. Write both alike."]
     shift_mm = np.linalg.norm(pred.corners_mm - ref.corners_mm, axis=1).max()
     allowed_mm = _MAX_SHIFT_VOX * min(ref.spacing_mm_zyx)
     if shift_mm > allowed_mm:

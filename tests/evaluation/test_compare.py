@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from nnunetv2.evaluation.evaluate_predictions import save_summary_json
+from PIL import Image
+
+from nnunet_wsl.cli.main import main
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.evaluation import CaseScores, Run, bootstrap_interval, compare_runs, paired_p_value
+from nnunet_wsl.evaluation.output import results_in
+
+NAMES = {"1": "tumour", "(1, 2)": "whole"}
+
+
+def write_run(folder, dice, *, hd95=None, volume=None, names=NAMES, tolerance_mm=1.0, n_ref=50, cases=None):
+    """A run in which all objects have the same scores, one per case."""
+    nothing = [0.0] * len(dice)
+    run = Run(
+        tuple(
+            CaseScores(
+                case,
+                f"ref/{case}.nii.gz",
+                f"pred/{case}.nii.gz",
+                {
+                    key: {"Dice": d, "HD95_mm": h, "volume_difference_mm3": v, "n_pred": 50, "n_ref": n_ref}
+                    for key in names
+                },
+            )
+            for case, d, h, v in zip(
+                cases or [f"case_{i}" for i in range(len(dice))], dice, hd95 or nothing, volume or nothing, strict=True
+            )
+        ),
+        names,
+        dict.fromkeys(names, tolerance_mm),
+    )
+    with results_in(folder) as building:
+        run.write(building)
+    return folder
+
+
+def rows_of(comparison):
+    return {(row.object, row.metric.key): row for row in comparison.rows}
+
+
+def test_differences_wins_and_exact_p_value(tmp_path):
+    # Five cases, B better in all by different amounts: 2 of the 2^5 sign patterns are as extreme, p = 2 / 32.
+    a = write_run(tmp_path / "a", [0.5, 0.6, 0.7, 0.8, 0.9], hd95=[5, 5, 5, 5, 5])
+    b = write_run(tmp_path / "b", [0.51, 0.62, 0.73, 0.84, 0.95], hd95=[4, 5, 6, 5, 5])
+    rows = rows_of(compare_runs(a, b))
+    dice = rows["tumour", "Dice"]
+    assert dice.difference == pytest.approx(0.03)
+    assert dice.differences == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
+    assert dice.wins == (0, 5)
+    assert dice.p_value == pytest.approx(2 / 32)
+    assert 0.01 < dice.interval[0] < 0.03 < dice.interval[1] < 0.05
+    hd95 = rows["tumour", "HD95_mm"]
+    assert hd95.wins == (1, 1)  # lower is better
+    assert hd95.p_value == 1
+    assert rows["mean of objects", "Dice"].difference == pytest.approx(0.03)
+
+
+def test_cases_are_paired_by_name_not_by_order(tmp_path):
+    a = write_run(tmp_path / "a", [0.1, 0.9], cases=["x", "y"])
+    b = write_run(tmp_path / "b", [0.9, 0.1], cases=["y", "x"])
+    assert rows_of(compare_runs(a, b))["tumour", "Dice"].differences == pytest.approx([0, 0])
+
+
+def test_volume_difference_is_compared_by_magnitude(tmp_path):
+    a = write_run(tmp_path / "a", [0.5, 0.5], volume=[-10.0, 4.0])
+    b = write_run(tmp_path / "b", [0.5, 0.5], volume=[5.0, -6.0])
+    row = rows_of(compare_runs(a, b))["whole", "volume_difference_mm3"]
+    assert row.differences == pytest.approx([-5, 2])
+    assert row.wins == (1, 1)
+
+
+def test_undefined_pairs_are_left_out_and_counted(tmp_path):
+    a = write_run(tmp_path / "a", [0.5, 0.5, 0.5], hd95=[1.0, math.nan, 3.0])
+    b = write_run(tmp_path / "b", [0.5, 0.5, 0.5], hd95=[2.0, 2.0, math.nan])
+    comparison = compare_runs(a, b)
+    row = rows_of(comparison)["tumour", "HD95_mm"]
+    assert (row.mean_a, row.mean_b, row.pairs) == (1, 2, 1)
+    comparison.write(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    entry = next(r for r in written["rows"] if r["metric"] == "HD95_mm")
+    assert (entry["pairs"], entry["undefined_pairs"]) == (1, 2)
+
+
+def test_metric_undefined_everywhere(tmp_path, capsys):
+    a = write_run(tmp_path / "a", [0.5, 0.6], hd95=[math.nan, math.nan])
+    assert main(["compare", str(a), str(a), "--out", str(tmp_path / "out")]) == 0
+    assert "undefined in all cases" in capsys.readouterr().out
+    entry = json.loads((tmp_path / "out" / "comparison.json").read_text(), parse_constant=pytest.fail)["rows"][3]
+    assert (entry["metric"], entry["mean_a"], entry["p_value"]) == ("HD95_mm", None, None)
+
+
+def test_runs_that_do_not_fit_together(tmp_path):
+    a = write_run(tmp_path / "a", [0.5, 0.5], cases=["x", "y"])
+    b = write_run(tmp_path / "b", [0.5, 0.5], cases=["y", "z"], names={"1": "tumour"}, tolerance_mm=2.0, n_ref=51)
+    with pytest.raises(InputError) as caught:
+        compare_runs(a, b)
+    problems = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 5
+    for words in (
+        "'x' is missing in",
+        "'z' is missing in",
+        "(1, 2)",
+        "2.0 mm",
+        "Case 'y', 'tumour': the reference has",
+    ):
+        assert words in problems
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "has no summary.json"),
+        ("{", "cannot be read"),
+        ("[]", "layout"),
+        ('{"metric_per_case": []}', "layout"),
+        ('{"metric_per_case": [{"reference_file": "a.nii.gz", "metrics": {"1": {}}}]}', "layout"),
+    ],
+)
+def test_folders_without_a_usable_summary(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(InputError, match=words):
+        Run.read(tmp_path)
+
+
+def test_cases_with_other_objects(tmp_path):
+    folder = write_run(tmp_path / "a", [0.5, 0.5])
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["metric_per_case"][1]["metrics"]["1"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match="case_1 have other objects or metrics than 'case_0'"):
+        Run.read(folder)
+
+
+def test_summary_of_nnunet_itself(tmp_path):
+    for name, dice in (("a", [0.5, float("nan")]), ("b", [0.75, float("nan")])):
+        (tmp_path / name).mkdir()
+        per_case = [
+            {
+                "reference_file": f"labelsTr/case.{i}.nii.gz",
+                "prediction_file": f"validation/case.{i}.nii.gz",
+                "metrics": {(1, 2): {"Dice": d, "IoU": d, "n_ref": 7, "n_pred": 7}},
+            }
+            for i, d in enumerate(dice)
+        ]
+        summary = {"metric_per_case": per_case, "mean": {(1, 2): {}}, "foreground_mean": {}}
+        save_summary_json(summary, str(tmp_path / name / "summary.json"))
+    comparison = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert comparison.cases == ("case.0", "case.1")
+    assert [(row.object, row.metric.key, row.pairs, row.difference) for row in comparison.rows] == [
+        ("(1, 2)", "Dice", 1, 0.25),
+        ("(1, 2)", "IoU", 1, 0.25),
+    ]
+
+
+def test_command_writes_table_and_picture(tmp_path, capsys):
+    a = write_run(tmp_path / "a", [0.5, 0.6, 0.7])
+    b = write_run(tmp_path / "b", [0.6, 0.7, 0.9])
+    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "out")]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("tumour") and "Dice" in line)
+    assert line.split()[2:5] == ["0.600", "0.733", "+0.133"]
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * 3
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        assert min(picture.size) > 100
+    assert main(["compare", str(a), str(tmp_path)]) == 2
+
+
+def test_bootstrap_interval_of_normal_values_is_that_of_the_normal_approximation():
+    values = np.random.default_rng(5).normal(3, 2, 400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert low == pytest.approx(values.mean() - half, abs=0.05 * 2 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.05 * 2 * half)
+    assert bootstrap_interval(values) == (low, high)
+
+
+def test_intervals_and_tests_of_little():
+    assert bootstrap_interval(np.array([0.25])) == (0.25, 0.25)
+    assert all(math.isnan(bound) for bound in bootstrap_interval(np.array([])))
+    assert paired_p_value(np.zeros(4)) == 1
+    assert paired_p_value(np.array([0.1, 0.0])) == 1
+    # Six of the same sign, whatever the zeros: 2 / 2^6.
+    assert paired_p_value(np.array([1.0, 0, 2, 3, 4, 0, 5, 6])) == pytest.approx(2 / 64)

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics, load_summary_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from PIL import Image
+
+from nnunet_wsl.cli.evaluate import parse_tolerances
+from nnunet_wsl.cli.main import main
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.evaluation import Run, evaluate_folders
+
+SHAPE, SPACING_XYZ = (5, 7, 11), (1.1, 0.7, 3.0)
+OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
+LABELS = {"background": 0, "tumour": 1, "node": 2, "ignore": 3}
+FILES = ["distributions.png", "metrics.csv", "summary.json", "worst_cases.png"]
+
+
+def write(path, values, *, spacing=SPACING_XYZ, origin=(4.0, -30.0, 11.0), direction=OBLIQUE):
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    path.parent.mkdir(exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def write_dataset_json(folder, labels=LABELS, ending=".nii.gz"):
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ending}))
+
+
+def reference(seed):
+    rng = np.random.default_rng(seed)
+    ref = np.zeros(SHAPE, np.uint8)
+    ref[1:4, 1 + seed % 2 : 5, 2:6] = 1
+    ref[1:5, 2:5, 7:10] = 2
+    ref[rng.random(SHAPE) < 0.05] = 3
+    return ref
+
+
+def prediction(ref, seed):
+    rng = np.random.default_rng(seed + 100)
+    return np.where((rng.random(SHAPE) < 0.1) | (ref == 3), rng.integers(0, 3, SHAPE), ref).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three cases of predictions and references."""
+    write_dataset_json(tmp_path / "pred")
+    for seed in range(3):
+        ref = reference(seed)
+        write(tmp_path / "ref" / f"case_{seed}.nii.gz", ref)
+        write(tmp_path / "pred" / f"case_{seed}.nii.gz", prediction(ref, seed))
+    return tmp_path
+
+
+def evaluate(folder, **options):
+    return evaluate_folders(folder / "pred", folder / "ref", folder / "out", **options)
+
+
+def problems_of(folder, **options):
+    with pytest.raises(InputError) as caught:
+        evaluate(folder, **options)
+    assert not (folder / "out").exists()
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("labels", [LABELS, {"background": 0, "both": [1, 2], "node": 2, "ignore": 3}])
+def test_summary_has_the_layout_and_the_numbers_of_nnunet(folders, labels):
+    write_dataset_json(folders / "pred", labels)
+    evaluate(folders, jobs=2)
+    keys = [(1, 2), 2] if "both" in labels else [1, 2]
+    expected = [
+        compute_metrics(str(folders / "ref" / name), str(folders / "pred" / name), SimpleITKIO(), keys, 3)
+        for name in ("case_0.nii.gz", "case_1.nii.gz", "case_2.nii.gz")
+    ]
+    summary = load_summary_json(str(folders / "out" / "summary.json"))
+    for ours, theirs in zip(summary["metric_per_case"], expected, strict=True):
+        assert {ours["reference_file"], ours["prediction_file"]} == {
+            theirs["reference_file"],
+            theirs["prediction_file"],
+        }
+        for key in keys:
+            assert {name: ours["metrics"][key][name] for name in theirs["metrics"][key]} == theirs["metrics"][key]
+    for name in ("Dice", "IoU", "FP", "TP", "FN", "TN", "n_pred", "n_ref"):
+        means = [np.mean([case["metrics"][key][name] for case in expected]) for key in keys]
+        assert [summary["mean"][key][name] for key in keys] == pytest.approx(means)
+        assert summary["foreground_mean"][name] == pytest.approx(np.mean(means))
+
+
+def test_files_and_table(folders):
+    run = evaluate(folders, tolerances_mm={"node": 2.0})
+    assert sorted(path.name for path in (folders / "out").iterdir()) == FILES
+    with (folders / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["object"], row["tolerance_mm"]) for row in rows[:2]] == [
+        ("case_0", "tumour", "1.0"),
+        ("case_0", "node", "2.0"),
+    ]
+    assert [float(row["NSD"]) for row in rows[1::2]] == pytest.approx(run.values("2", "NSD"))
+    for name in ("distributions.png", "worst_cases.png"):
+        with Image.open(folders / "out" / name) as picture:
+            assert min(picture.size) > 100
+    (folders / "out" / "mine.txt").write_text("stays")
+    again = evaluate(folders)
+    assert sorted(path.name for path in (folders / "out").iterdir()) == sorted([*FILES, "mine.txt"])
+    assert again.tolerances_mm == {"1": 1.0, "2": 1.0}
+
+
+def test_undefined_and_absent_are_counted_and_never_nan_in_json(folders):
+    surrounded = np.full(SHAPE, 3, np.uint8)
+    surrounded[2, 2:4, 4:6] = 1
+    write(folders / "ref" / "case_1.nii.gz", surrounded)
+    write(folders / "pred" / "case_1.nii.gz", np.where(surrounded == 1, 1, 0).astype(np.uint8))
+    run = evaluate(folders)
+    text = (folders / "out" / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=pytest.fail)
+    assert summary["metric_per_case"][1]["metrics"]["1"]["NSD"] is None
+    assert summary["mean"]["1"]["NSD"] == pytest.approx((run.values("1", "NSD")[0] + run.values("1", "NSD")[2]) / 2)
+    assert summary["wsl"]["counts"]["1"]["undefined"] == 1
+    assert summary["wsl"]["counts"]["2"]["absent_in_both"] == 1
+    assert summary["wsl"]["counts"]["2"]["undefined"] == 0
+    np.testing.assert_array_equal(Run.read(folders / "out").values("1", "NSD"), run.values("1", "NSD"))
+
+
+def test_all_bad_cases_are_reported_together_and_nothing_is_written(folders):
+    pred, ref = folders / "pred", folders / "ref"
+    wrong = reference(0)
+    write(pred / "shape.nii.gz", wrong[:4])
+    write(pred / "spacing.nii.gz", wrong, spacing=(1.1, 0.8, 3.0))
+    write(pred / "origin.nii.gz", wrong, origin=(4.0, -29.0, 11.0))
+    write(pred / "flipped.nii.gz", wrong, direction=(-0.8, -0.6, 0, -0.6, 0.8, 0, 0, 0, -1))
+    write(pred / "unknown.nii.gz", np.where(wrong == 3, 7, wrong).astype(np.uint8))
+    write(pred / "ignoring.nii.gz", wrong)
+    write(pred / "image.nii.gz", wrong.astype(np.float32) / 2)
+    (pred / "damaged.nii.gz").write_bytes((pred / "case_0.nii.gz").read_bytes()[:60])
+    write(pred / "nothing.nii.gz", np.zeros(SHAPE, np.uint8))
+    for name in ("shape", "spacing", "origin", "flipped", "unknown", "ignoring", "image", "damaged", "nothing"):
+        write(ref / f"{name}.nii.gz", np.full(SHAPE, 3, np.uint8) if name == "nothing" else np.minimum(wrong, 2))
+    write(pred / "rounded.nii.gz", np.minimum(wrong, 2), origin=(4.001, -30.0, 11.0))
+    write(ref / "rounded.nii.gz", wrong)
+    for name in ("shape", "spacing", "origin", "flipped"):
+        path = pred / f"{name}.nii.gz"
+        image = sitk.ReadImage(str(path))
+        sitk.WriteImage(sitk.Minimum(image, image * 0 + 2), str(path))
+    problems = "\n".join(problems_of(folders))
+    for case, words in {
+        "shape": r"\(4, 7, 11\), the reference \(5, 7, 11\)",
+        "spacing": r"\(3, 0.8, 1.1\) mm, the reference \(3, 0.7, 1.1\) mm",
+        "origin": "up to 1 mm apart",
+        "flipped": "origins or directions differ",
+        "unknown": "values 7; dataset.json knows 0, 1, 2",
+        "ignoring": "values 3; dataset.json knows 0, 1, 2",
+        "image": "values that are no integers",
+        "damaged": "cannot be read",
+        "nothing": "'ignore' everywhere",
+    }.items():
+        assert any(line.startswith(f"Case '{case}'") and re.search(words, line) for line in problems.splitlines()), (
+            case,
+            problems,
+        )
+    assert len(problems.splitlines()) == 9
+
+
+def test_cases_missing_on_either_side(folders):
+    (folders / "pred" / "case_1.nii.gz").unlink()
+    (folders / "ref" / "case_2.nii.gz").unlink()
+    problems = problems_of(folders)
+    assert [p.split(":")[0] for p in problems] == ["Case 'case_2' has no reference", "Case 'case_1' has no prediction"]
+    assert len(problems_of(folders, predicted_only=True)) == 1
+    (folders / "pred" / "case_2.nii.gz").unlink()
+    assert [case.case for case in evaluate(folders, predicted_only=True).cases] == ["case_0"]
+
+
+def test_wrong_folders_and_dataset_json(folders, tmp_path):
+    with pytest.raises(InputError, match="holds label maps"):
+        evaluate_folders(folders / "pred", folders / "ref", folders / "ref" / ".." / "pred")
+    assert (
+        "has no label maps" in problems_of(folders, dataset_json=_json(tmp_path, labels=LABELS, file_ending=".mha"))[0]
+    )
+    assert "no reader" in problems_of(folders, dataset_json=_json(tmp_path, labels=LABELS, file_ending=".xyz"))[0]
+    assert "'file_ending'" in problems_of(folders, dataset_json=_json(tmp_path, labels=LABELS))[0]
+    (folders / "pred" / "dataset.json").write_text("{")
+    assert "cannot be read as JSON" in problems_of(folders)[0]
+    (folders / "pred" / "dataset.json").unlink()
+    assert "--dataset-json" in problems_of(folders)[0]
+
+
+def _json(folder, **content):
+    path = folder / "other.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_png_images_are_measured_in_pixels(tmp_path):
+    write_dataset_json(tmp_path / "pred", {"background": 0, "nucleus": 1}, ".png")
+    (tmp_path / "ref").mkdir()
+    for folder, column in (("ref", 4), ("pred", 6)):
+        values = np.zeros((7, 11), np.uint8)
+        values[3, column] = 1
+        Image.fromarray(values).save(tmp_path / folder / "cells.png")
+    run = evaluate(tmp_path)
+    assert run.values("1", "ASSD_mm") == pytest.approx(1.5)  # corners 1 and 2 pixels from the other
+    assert run.values("1", "volume_ref_mm3") == 1
+
+
+def test_2d_and_one_slice_files_do_not_mix(folders):
+    ref = reference(0)
+    write(folders / "ref" / "case_0.nii.gz", ref[:1])
+    flat = sitk.GetImageFromArray(np.minimum(ref[0], 2))
+    flat.SetSpacing(SPACING_XYZ[:2])
+    sitk.WriteImage(flat, str(folders / "pred" / "case_0.nii.gz"))
+    assert "Case 'case_0': one of prediction and reference is a 2D image" in problems_of(folders)[0]
+
+
+def test_2d_images_have_the_spacing_of_their_plane(tmp_path):
+    # One column apart: every corner is 1.1 mm or less from the other's, those of the far columns exactly 1.1 mm.
+    write_dataset_json(tmp_path / "pred", {"background": 0, "nucleus": 1})
+    for folder, column in (("ref", 4), ("pred", 5)):
+        values = np.zeros((7, 11), np.uint8)
+        values[3, column] = 1
+        write(
+            tmp_path / folder / "cells.nii.gz", values, spacing=SPACING_XYZ[:2], origin=(3, 9), direction=(0, 1, -1, 0)
+        )
+    run = evaluate(tmp_path)
+    assert run.values("1", "ASSD_mm") == pytest.approx(0.55)
+    assert run.values("1", "volume_ref_mm3") == pytest.approx(0.77)
+
+
+def test_command(folders, capsys):
+    arguments = ["evaluate", "--pred", folders / "pred", "--ref", folders / "ref", "--out", folders / "out"]
+    assert main([str(a) for a in [*arguments, "--tolerance-mm", "2", "node=0.5", "--jobs", "1"]]) == 0
+    printed = capsys.readouterr().out
+    assert "NSD at 2 mm" in printed.split("node")[0]
+    assert "NSD at 0.5 mm" in printed.split("node")[1]
+    assert main([str(a) for a in [*arguments, "--tolerance-mm", "x=1"]]) == 2
+    assert "the labels are: tumour, node" in capsys.readouterr().err
+
+
+def test_tolerance_arguments():
+    assert parse_tolerances(["a=1", "b=c=2.5", "3"]) == {"a": 1.0, "b=c": 2.5, None: 3.0}
+    with pytest.raises(InputError) as caught:
+        parse_tolerances(["a=1", "a=2", "b=", "mm"])
+    assert len(caught.value.problems) == 3
