@@ -96,16 +96,8 @@ def relevance_maps(
     array([[[0.75      , 1.        , 0.75      , 0.5       ],
             [0.4409830, 0.5       , 0.4409830, 0.2928932]]], dtype=float32)
     """
-    if len(contours) != len(settings.sigma_mm):
-        raise InputError(
-            f"The relevance settings have scales for {len(settings.sigma_mm)} objects, but contours of "
-            f"{len(contours)} objects are given."
-        )
-    channels = None if settings.mode == "distance" else _checked_channels(image, settings)
-    if image is not None:
-        shape = np.shape(image)[1:]
-    elif shape is None:
-        shape = _shape_of_masks(contours)
+    shape = checked_shape(image, contours, settings, shape)
+    channels = None if settings.mode == "distance" else checked_channels(image, settings)
     shape_zyx = tuple(shape) if len(shape) == 3 else (1, *shape)
     maps = np.zeros((len(contours), *shape_zyx), dtype=np.float32)
     for k, (relevance, given) in enumerate(zip(maps, contours, strict=True)):
@@ -163,7 +155,24 @@ def fuse(maps: ArrayLike, method: Literal["max", "mean", "noisy_or"] = "max") ->
     raise ValueError(f"no such fusion: {method!r}; choose max, mean or noisy_or")
 
 
-def _checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> NDArray[Any]:
+def checked_shape(
+    image: ArrayLike | None, contours: Sequence[Any], settings: RelevanceSettings, shape: Sequence[int] | None
+) -> Sequence[int]:
+    """Return the spatial shape of the maps, if the settings are for as many objects as there are."""
+    if len(contours) != len(settings.sigma_mm):
+        raise InputError(
+            f"The relevance settings have scales for {len(settings.sigma_mm)} objects, but contours of "
+            f"{len(contours)} objects are given."
+        )
+    if image is not None:
+        return np.shape(image)[1:]
+    masks = [given.shape for given in contours if isinstance(given, np.ndarray) and given.dtype == np.bool_]
+    if shape is None and not masks:
+        raise ValueError("without an image, contours that are not bool arrays need the image's shape")
+    return shape or masks[0]
+
+
+def checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> NDArray[Any]:
     """Return the image channels, shape (C, z, y, x), if they are fit for intensity differences."""
     if image is None:
         raise InputError(f"Relevance mode '{settings.mode}' needs the image, but there is none. Use mode 'distance'.")
@@ -183,14 +192,6 @@ def _checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> N
             if n
         )
     return channels if channels.ndim == 4 else channels[:, np.newaxis]
-
-
-def _shape_of_masks(contours: Sequence[Any]) -> Sequence[int]:
-    masks = [given for given in contours if isinstance(given, np.ndarray) and given.dtype == np.bool_]
-    if not masks:
-        raise ValueError("without an image, contours that are not bool arrays need the image's shape")
-    shape: Sequence[int] = masks[0].shape
-    return shape
 
 
 def _are_polylines(given: ArrayLike | Sequence[PlacedContour]) -> TypeGuard[Sequence[PlacedContour]]:

@@ -222,16 +222,9 @@ def nearest_by_slice(
     ValueError
         If a spacing or the cut-off is not positive, or the spacings are not as many as the image's axes.
     """
-    spacing = spacing_zyx(spacing_mm, voxels.shape_zyx)
-    if not cutoff_mm > 0:
-        raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
+    low, high, reach, metric = measure(voxels, spacing_mm, cutoff_mm, search, with_reference=with_reference)
     if not len(voxels.index_zyx):
         return
-    low, high = _box(voxels, spacing, cutoff_mm)
-    reach = np.minimum(reach_vox(spacing, cutoff_mm), high - low - 1)
-    if search == "slice":
-        reach[0] = 0
-    metric = _Metric.of(spacing, reach, cutoff_mm, len(voxels.index_zyx) if with_reference else 0)
     cost_z, cost_y, cost_x = metric.costs_zyx
 
     z_vox, y_vox, x_vox = voxels.index_zyx.T
@@ -239,7 +232,7 @@ def nearest_by_slice(
     drawn = z_vox[first]
     stop = [*first[1:], len(z_vox)]
     numbers = np.arange(len(z_vox)) if with_reference else np.zeros(len(z_vox), dtype=np.int64)
-    nothing = _nothing(metric.dtype)
+    nothing = metric.nothing
 
     def transform_slice(i: int, keys: NDArray[Any]) -> None:
         own = slice(first[i], stop[i])
@@ -252,6 +245,48 @@ def nearest_by_slice(
         metric.distance_mm2(keys, distance_mm2)
         box = (z, slice(low[1], high[1]), slice(low[2], high[2]))
         yield NearestInSlice(box, distance_mm2, keys, metric.reference_bits)
+
+
+def measure(
+    voxels: ContourVoxels,
+    spacing_mm: Sequence[float],
+    cutoff_mm: float,
+    search: Literal["volume", "slice"],
+    *,
+    with_reference: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Metric]:
+    """Find out where distances are to be measured and how.
+
+    Parameters
+    ----------
+    voxels, spacing_mm, cutoff_mm, search, with_reference
+        As for `nearest_by_slice`.
+
+    Returns
+    -------
+    low, high : ndarray of int64, shape (3,)
+        Bounding box of the contour and all within the cut-off, cropped to the image: first and stop (z, y, x).
+    reach : ndarray of int64, shape (3,)
+        Voxels within the cut-off along each axis.
+    metric : Metric
+        How keys are made.
+
+    Raises
+    ------
+    ValueError
+        As `nearest_by_slice`.
+    """
+    spacing = spacing_zyx(spacing_mm, voxels.shape_zyx)
+    if not cutoff_mm > 0:
+        raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
+    margin = reach_vox(spacing, cutoff_mm)
+    shape = np.array(voxels.shape_zyx)
+    low = np.maximum(voxels.index_zyx.min(axis=0, initial=shape.max()) - margin, 0)
+    high = np.minimum(voxels.index_zyx.max(axis=0, initial=0) + margin + 1, shape)
+    reach = np.clip(high - low - 1, 0, margin)
+    if search == "slice":
+        reach[0] = 0
+    return low, high, reach, Metric.of(spacing, reach, cutoff_mm, len(voxels.index_zyx) if with_reference else 0)
 
 
 def minimum_over_slices(
@@ -327,18 +362,8 @@ def reach_vox(spacing_mm: NDArray[np.float64], cutoff_mm: float) -> NDArray[np.i
     return voxels.astype(np.int64)
 
 
-def _box(
-    voxels: ContourVoxels, spacing_mm: NDArray[np.float64], cutoff_mm: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bounding box of the contour and everything within the cut-off, cropped to the image: first and stop (z, y, x)."""
-    margin = reach_vox(spacing_mm, cutoff_mm)
-    low = np.maximum(voxels.index_zyx.min(axis=0) - margin, 0)
-    high = np.minimum(voxels.index_zyx.max(axis=0) + margin + 1, voxels.shape_zyx)
-    return low, high
-
-
 @dataclass(frozen=True, eq=False)
-class _Metric:
+class Metric:
     """How keys are made of squared distances.
 
     Parameters
@@ -364,7 +389,7 @@ class _Metric:
     @classmethod
     def of(
         cls, spacing_mm: NDArray[np.float64], reach: NDArray[np.int64], cutoff_mm: float, num_references: int
-    ) -> _Metric:
+    ) -> Metric:
         """Choose the narrowest keys that hold the squared distances.
 
         Parameters
@@ -397,6 +422,11 @@ class _Metric:
         """What a distance of one voxel along each axis adds to a key."""
         z, y, x = (weight << self.reference_bits for weight in self.weights_zyx)
         return z, y, x
+
+    @property
+    def nothing(self) -> int:
+        """Key of a voxel that has no contour voxel near it."""
+        return _nothing(self.dtype)
 
     def distance_mm2(self, keys: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Write the squared distances, infinite beyond the cut-off."""
