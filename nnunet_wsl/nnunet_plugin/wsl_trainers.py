@@ -13,12 +13,14 @@ from nnunet_wsl.training.variants import (
     WSLTrainer_100epochs,
     WSLTrainer_250epochs,
     WSLTrainerDemo,
+    WSLTrainerFused,
     WSLTrainerRelevanceOnly,
 )
 
 __all__ = [
     "WSLTrainer",
     "WSLTrainerDemo",
+    "WSLTrainerFused",
     "WSLTrainerRelevanceOnly",
     "WSLTrainer_1epoch",
     "WSLTrainer_5epochs",

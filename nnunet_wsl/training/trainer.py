@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch import nn
 
-from nnunet_wsl.contract import RelevanceChannels
+from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.network import RelevanceHead
@@ -41,6 +41,8 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     """Weight of the second difference."""
     voxel_difference: ClassVar[str] = "smooth_l1"
     """Form of the first difference, a key of :data:`nnunet_wsl.training.loss.VOXEL_DIFFERENCES`."""
+    fuse_objects: ClassVar[bool] = False
+    """Whether to train with one relevance map, the maximum over the objects, instead of one per object."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         )
         if self.epochs is not None:
             self.num_epochs = self.epochs
+        self.relevance_objects = (FUSED,) if self.fuse_objects else self.relevance_channels.objects
         self.relevance_head: RelevanceHead | None = None
         for key in ("first_difference", "second_difference", "sub_differences"):
             for split in _SPLITS:
@@ -94,7 +97,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             num_output_channels,
             enable_deep_supervision,
         )
-        head = self.relevance_head = RelevanceHead(network, len(self.relevance_channels.objects))
+        head = self.relevance_head = RelevanceHead(network, len(self.relevance_objects))
         if self.device.type == "cpu" and bfloat16_on_cpu():
             self.print_to_log_file("Training with bfloat16 autocast on this CPU.")
             # The final validation, with the head disabled, predicts in float32 as nnUNetv2_predict does.
@@ -104,17 +107,17 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
         """Nnu-Net's training transforms, with relevance moved along."""
         transforms = super().get_training_transforms(*args, **kwargs)
-        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels)
+        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels, self.fuse_objects)
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
         """Nnu-Net's validation transforms, with relevance moved along."""
         transforms = super().get_validation_transforms(*args, **kwargs)
-        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels)
+        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels, self.fuse_objects)
 
     def _build_loss(self) -> CombinedLoss:
         return CombinedLoss(
             super()._build_loss(),
-            len(self.relevance_channels.objects),
+            len(self.relevance_objects),
             self._valid_voxels,
             relevance_weight=self.relevance_weight,
             mask_weight=self.mask_weight,
@@ -164,7 +167,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         self.logger.log(f"{split}_first_difference", first, self.current_epoch)
         self.logger.log(f"{split}_second_difference", second, self.current_epoch)
         self.logger.log(f"{split}_sub_differences", subs, self.current_epoch)
-        per_object = ", ".join(f"{o} {s:.4f}" for o, s in zip(self.relevance_channels.objects, subs, strict=True))
+        per_object = ", ".join(f"{o} {s:.4f}" for o, s in zip(self.relevance_objects, subs, strict=True))
         self.print_to_log_file(f"{split}: first difference {first:.4f} ({per_object}), second difference {second:.4f}")
 
     def on_epoch_end(self) -> None:
@@ -213,7 +216,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         checkpoint = torch.load(partial, map_location="cpu", mmap=True, weights_only=False)
         checkpoint["trainer_name"] = self._stock_trainer_name()
         checkpoint["relevance_head"] = {
-            "objects": self.relevance_channels.objects,
+            "objects": self.relevance_objects,
             "weights": self.relevance_head.state_dict(),
         }
         torch.save(checkpoint, complete)

@@ -20,10 +20,13 @@ class RelevanceTransform(BasicTransform):  # type: ignore[misc]
         nnU-Net's own transforms for image and segmentation.
     num_image_channels : int
         Channels of the incoming image that are image; the rest is relevance.
+    fuse : bool
+        Whether to fuse the relevance of all objects into one map, their maximum.
     """
 
-    def __init__(self, transforms: BasicTransform, num_image_channels: int) -> None:
+    def __init__(self, transforms: BasicTransform, num_image_channels: int, fuse: bool = False) -> None:
         super().__init__()
+        self.fuse = fuse
         self.transforms = transforms
         self.num_image_channels = num_image_channels
 
@@ -49,6 +52,8 @@ class RelevanceTransform(BasicTransform):  # type: ignore[misc]
         data_dict = self.transforms(**data_dict)
         # Resampling in preprocessing is cubic and can leave [0, 1].
         relevance: torch.Tensor = data_dict.pop("regression_target").clamp(0, 1)
+        if self.fuse:
+            relevance = relevance.amax(0, keepdim=True)
         segmentation = data_dict["segmentation"]
         levels = segmentation if isinstance(segmentation, list) else [segmentation]
         data_dict["segmentation"] = [*levels, relevance]

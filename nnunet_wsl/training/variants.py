@@ -60,6 +60,12 @@ class WSLTrainerRelevanceOnly(WSLTrainer):
     mask_weight = 0.0
 
 
+class WSLTrainerFused(WSLTrainer):
+    """One relevance map for all objects, whatever the dataset has."""
+
+    fuse_objects = True
+
+
 class WSLTrainerDemo(RelevanceSupervision, nnUNetTrainerAdam1en3):  # type: ignore[misc]
     """For ``nnunet_wsl demo``: a few short epochs, with Adam, for nnU-Net's SGD has hardly started by then."""
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -124,17 +125,12 @@ def tiny(planned, tmp_path, monkeypatch):
 
 def run_nnunet(monkeypatch, command, *args):
     """Run one of nnU-Net's commands in this process: its imports take longer than the work."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
-    from nnunetv2.inference.predict_from_raw_data import predict_entry_point
-    from nnunetv2.run.run_training import run_training_entry
-
-    entry = {"plan_and_preprocess": plan_and_preprocess_entry, "train": run_training_entry,
-             "predict": predict_entry_point}[command]  # fmt: skip
+    (entry,) = (e for e in entry_points(group="console_scripts") if e.name == f"nnUNetv2_{command}")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", [f"nnUNetv2_{command}", *map(str, args)])
         if command == "train":  # planning wants at least one process
             patch.setenv("nnUNet_n_proc_DA", "0")
-        entry()
+        entry.load()()
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from training.conftest import CASES
 
+from nnunet_wsl.cli.main import main
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.training.inference import RelevancePredictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -175,6 +177,87 @@ def test_mixes_into_primus(tiny, nnunet):
     checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["trainer_name"] == "nnUNet_Primus_S_Trainer"
     assert (fold / "validation" / "summary.json").is_file()
+
+
+def test_fuses_the_objects_of_a_per_object_dataset(tiny, nnunet):
+    folder = tiny()
+    nnunet("train", 801, "2d", 0, "-tr", "TinyWSLFused", "-device", "cpu")
+    checkpoint = torch.load(
+        results(folder, "TinyWSLFused", "2d") / "fold_0" / "checkpoint_final.pth", weights_only=False
+    )
+    assert checkpoint["relevance_head"]["objects"] == ("fused",)
+    assert {rows.shape[0] for rows in checkpoint["relevance_head"]["weights"].values()} == {1}
+
+
+def test_best_configuration_ensemble_and_zip(tiny, nnunet, monkeypatch):
+    folder = tiny()
+    for configuration in ("2d", "3d_fullres"):
+        nnunet("train", 801, configuration, 0, "-tr", "TinyWSL", "-device", "cpu", "--npz")
+    nnunet("find_best_configuration", 801, "-c", "2d", "3d_fullres", "-tr", "TinyWSL", "-f", 0, "-np", 1)
+    models = folder / "nnUNet_results" / "Dataset801_Tiny"
+    assert json.loads((models / "inference_information.json").read_text())["considered_models"]
+    assert list((models / "ensembles").iterdir())
+
+    archive = folder / "model.zip"
+    nnunet("export_model_to_zip", "-d", 801, "-o", archive, "-c", "2d", "-tr", "TinyWSL", "-f", 0)
+    monkeypatch.setenv("nnUNet_results", str(folder / "installed"))
+    nnunet("install_pretrained_model_from_zip", archive)
+    out = predict(nnunet, folder, "TinyWSL", "2d", monkeypatch)
+    assert len(list(out.glob("*.nii.gz"))) == len(CASES)
+
+
+def test_cascade(tiny, nnunet):
+    folder = tiny()
+    plans_file = folder / "nnUNet_preprocessed" / "Dataset801_Tiny" / "nnUNetPlans.json"
+    plans = json.loads(plans_file.read_text())
+    configurations = plans["configurations"]
+    low = configurations["3d_fullres"] | {
+        "data_identifier": "nnUNetPlans_3d_lowres",
+        "next_stage": "3d_cascade_fullres",
+    }
+    low["spacing"] = [s * f for s, f in zip(low["spacing"], (1.0, 1.5, 1.5), strict=True)]
+    configurations["3d_lowres"] = low
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans_file.write_text(json.dumps(plans))
+    nnunet("preprocess", "-d", 801, "-c", "3d_lowres", "-np", 1)
+    for configuration in ("3d_lowres", "3d_cascade_fullres"):
+        nnunet("train", 801, configuration, "all", "-tr", "TinyWSL", "-device", "cpu")
+    fold = results(folder, "TinyWSL", "3d_cascade_fullres") / "fold_all"
+    assert (fold / "validation" / "summary.json").is_file()
+    weights = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    first = next(w for k, w in weights.items() if k.endswith("conv.weight"))
+    assert first.shape[1] == 1 + 2  # the image and the previous stage's two labels
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_predicts_relevance(tiny, nnunet, configuration, capsys):
+    folder = tiny()
+    nnunet("train", 801, configuration, 0, "-tr", "TinyWSL", "-device", "cpu")
+    model = results(folder, "TinyWSL", configuration)
+    images, out = folder / "nnUNet_raw" / "Dataset801_Tiny" / "imagesTs", folder / "relevance"
+    arguments = ["predict-relevance", "-i", images, "-o", out, "-m", model, "-device", "cpu"]
+    assert main([str(a) for a in arguments]) == 0
+    assert sorted(p.name for p in out.iterdir()) == sorted(f"{c}_{o}.nii.gz" for c in CASES for o in ("whole", "core"))
+    image = sitk.ReadImage(str(images / f"{CASES[0]}_0000.nii.gz"))
+    relevance = sitk.ReadImage(str(out / f"{CASES[0]}_whole.nii.gz"))
+    assert relevance.GetSize() == image.GetSize()
+    assert relevance.GetDirection() == pytest.approx(image.GetDirection())
+    values = sitk.GetArrayFromImage(relevance)
+    # A hardly trained model: near one half inside, exactly 0 outside nnU-Net's crop to the non-zero region.
+    assert ((values > 0) & (values < 1)).any()
+    cropped = sitk.GetArrayFromImage(image) == 0
+    assert (values[cropped] == 0).all()
+
+    # Each fold's own head: averaging a fold with itself changes nothing, and a rerun finds everything done.
+    twice = RelevancePredictor(model, (0, 0), "checkpoint_final.pth", torch.device("cpu"))
+    maps = twice.predict([images / f"{CASES[0]}_0000.nii.gz"])
+    np.testing.assert_allclose(maps[0], values, atol=1e-6)
+    before = (out / f"{CASES[0]}_whole.nii.gz").stat().st_mtime_ns
+    assert main([str(a) for a in arguments]) == 0
+    assert (out / f"{CASES[0]}_whole.nii.gz").stat().st_mtime_ns == before
+
+    assert main([str(a) for a in [*arguments, "-f", "3"]]) == 2
+    assert "fold_3" in capsys.readouterr().err
 
 
 def test_a_dataset_without_relevance_channels_is_refused(tiny, nnunet):

@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 
 from nnunet_wsl.training.trainer import RelevanceSupervision, WSLTrainer
+from nnunet_wsl.training.variants import WSLTrainerFused
 
 
 class Tiny:
@@ -29,6 +30,10 @@ class TinyWSLTwoEpochs(TinyWSL):
     def initialize(self):
         super().initialize()
         self.num_epochs = 2
+
+
+class TinyWSLFused(Tiny, WSLTrainerFused):
+    pass
 
 
 class TinyStock(Tiny, nnUNetTrainer):
