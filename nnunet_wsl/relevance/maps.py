@@ -94,7 +94,7 @@ def relevance_maps(
     >>> settings = RelevanceSettings(kernel="linear", sigma_mm=(2.0,), cutoff_mm=(10.0,))
     >>> relevance_maps(None, [[[0, 1]]], (1.0, 0.5), settings, shape=(2, 4))
     array([[[0.75      , 1.        , 0.75      , 0.5       ],
-            [0.4409830, 0.5       , 0.4409830, 0.2928932]]], dtype=float32)
+            [0.440983  , 0.5       , 0.440983  , 0.29289323]]], dtype=float32)
     """
     shape = checked_shape(image, contours, settings, shape)
     channels = None if settings.mode == "distance" else checked_channels(image, settings)
