@@ -92,7 +92,7 @@ def run_demo(folder: Path, *, device: str = "cpu", report: Callable[[str], None]
     command("nnunet_wsl", "train", DATASET_ID, _CONFIGURATION, 0, "-tr", TRAINER, "-device", device)
     command("nnunet_wsl", "convert", "images", dicom / "test", "-o", images)
     model = ("-d", DATASET_ID, "-c", _CONFIGURATION, "-f", 0, "-tr", TRAINER, "-device", device)
-    command("nnUNetv2_predict", "-i", images, "-o", predicted, *model, "-npp", 1, "-nps", 1)
+    command("nnUNetv2_predict", "-i", images, "-o", predicted, *model, "-npp", 0, "-nps", 0)
     labels = range(1, len(OBJECTS) + 1)
     command("nnUNetv2_evaluate_simple", truth, predicted, "-l", *labels, "-np", 1)
 

@@ -1,0 +1,143 @@
+"""What relevance supervision costs per training step, loader included, against stock nnUNetTrainer.
+
+    python benchmarks/training_step.py [--relevance 2] [--steps 6] [--rounds 5] [--device cpu]
+
+Both trainers see the same images, plan and patch, in one process, in alternating rounds; the loader runs in the
+training process, so that its whole cost is in the step. Results go to ``training_step.json`` beside this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from nnunet_wsl.contract import FORMAT_VERSION
+
+SHAPE_ZYX = (40, 64, 56)
+STOCK, WSL = "Dataset901_StepStock", "Dataset902_StepWSL"
+
+
+def write_dataset(folder: Path, num_relevance: int) -> None:
+    """Four cases of noise with one ball; relevance falls off with the distance from its surface."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    z, y, x = np.indices(SHAPE_ZYX)
+    for case in range(4):
+        radius = np.sqrt((z - 20) ** 2 + (y - 30 - case) ** 2 + (x - 28) ** 2)
+        image = (100 * (radius < 12) + rng.normal(0, 30, SHAPE_ZYX)).astype(np.float32)
+        relevance = np.exp(-((radius - 12) ** 2) / 8).astype(np.float32)
+        for channel, volume in enumerate([image] + [relevance] * num_relevance):
+            sitk.WriteImage(sitk.GetImageFromArray(volume), str(folder / f"imagesTr/case{case}_{channel:04d}.nii.gz"))
+        label = (radius < 12).astype(np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(label), str(folder / f"labelsTr/case{case}.nii.gz"))
+    channels = {"0": "MR"} | {str(c): "noNorm" for c in range(1, num_relevance + 1)}
+    content: dict[str, Any] = {
+        "channel_names": channels,
+        "labels": {"background": 0, "ball": 1},
+        "numTraining": 4,
+        "file_ending": ".nii.gz",
+    }
+    if num_relevance:
+        relevance_channels = {str(c): f"object {c}" for c in range(1, num_relevance + 1)}
+        content["wsl"] = {"format_version": FORMAT_VERSION, "relevance_channels": relevance_channels}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["case0", "case1", "case2"], "val": ["case3"]}]))
+
+
+def make_trainer(dataset: str, trainer_class: Any, device: torch.device) -> Any:
+    """Set up a trainer with its loaders, as nnUNetv2_train does."""
+    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    dataset_json = json.loads((preprocessed / "dataset.json").read_text())
+    trainer = trainer_class(plans, "3d_fullres", 0, dataset_json, device)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def seconds_per_step(trainer: Any, steps: int) -> float:
+    """Time some steps, each with the loading of its batch."""
+    start = perf_counter()
+    for _ in range(steps):
+        trainer.train_step(next(trainer.dataloader_train))  # ends with the loss on the host: it is synchronous
+    return (perf_counter() - start) / steps
+
+
+def compare(stock: Any, wsl: Any, steps: int, rounds: int) -> dict[str, Any]:
+    """Alternate the trainers; the ratio of each round is one sample."""
+    for trainer in (stock, wsl):
+        seconds_per_step(trainer, 2)
+    pairs = [(seconds_per_step(stock, steps), seconds_per_step(wsl, steps)) for _ in range(rounds)]
+    ratios = [b / a for a, b in pairs]
+    return {
+        "stock_s": round(statistics.median(a for a, _ in pairs), 4),
+        "wsl_s": round(statistics.median(b for _, b in pairs), 4),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--relevance", type=int, default=2, help="number of relevance channels")
+    parser.add_argument("--steps", type=int, default=6, help="per round and trainer")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunet_wsl.training import WSLTrainer
+    from nnunet_wsl.training.precision import VARIABLE, bfloat16_on_cpu
+
+    with tempfile.TemporaryDirectory() as work:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            os.environ[name] = str(Path(work) / name)
+        os.environ.setdefault("nnUNet_def_n_proc", "2")
+        for dataset, number in ((STOCK, 0), (WSL, args.relevance)):
+            write_dataset(Path(os.environ["nnUNet_raw"]) / dataset, number)
+            planner = str(Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess")
+            command = [planner, "-d", dataset[7:10], "-c", "3d_fullres", "-np", "2"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        os.environ["nnUNet_n_proc_DA"] = "0"
+        device = torch.device(args.device)
+        torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
+        results = {}
+        stock = make_trainer(STOCK, nnUNetTrainer, device)
+        for precision, choice in (("float32", "0"), ("bfloat16", "auto")):
+            os.environ[VARIABLE] = choice
+            if precision == "bfloat16" and (device.type != "cpu" or not bfloat16_on_cpu()):
+                continue
+            results[precision] = compare(stock, make_trainer(WSL, WSLTrainer, device), args.steps, args.rounds)
+            print(f"{precision} against stock float32: {results[precision]}", flush=True)
+        patch = stock.configuration_manager.patch_size
+    content = {
+        "command": shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]),
+        "patch_zyx": [int(n) for n in patch],
+        "relevance_channels": args.relevance,
+        "results": results,
+        "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch")},
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": args.device},
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

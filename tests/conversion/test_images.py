@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_wsl.cli.main import main
+from nnunet_wsl.demo.phantom import Phantom
+
+
+@pytest.fixture
+def source(tmp_path):
+    for seed in (1, 2):
+        Phantom.random(seed).write_dicom(tmp_path / "source" / f"patient_{seed}" / "ct", with_contours=seed == 1)
+    return tmp_path / "source"
+
+
+def convert(source, output, *options):
+    return main(["convert", "images", str(source), "-o", str(output), "--jobs", "1", *options])
+
+
+def test_every_series_becomes_an_image(source, tmp_path):
+    assert convert(source, tmp_path / "deep" / "images") == 0
+    written = sorted((tmp_path / "deep" / "images").iterdir())
+    assert [path.name for path in written] == ["patient_1_0000.nii.gz", "patient_2_0000.nii.gz"]
+    for seed, path in enumerate(written, start=1):
+        phantom, image = Phantom.random(seed), sitk.ReadImage(str(path))
+        assert np.array_equal(sitk.GetArrayFromImage(image), phantom.image)
+        np.testing.assert_allclose(image.GetOrigin(), phantom.grid.origin_mm, atol=1e-4)
+        np.testing.assert_allclose(image.GetDirection(), phantom.grid.direction.ravel(), atol=1e-4)
+        np.testing.assert_allclose(image.GetSpacing(), phantom.grid.spacing_mm_xyz, atol=1e-4)
+
+
+def test_existing_output_is_kept(source, tmp_path, capsys):
+    output = tmp_path / "images"
+    output.mkdir()
+    (output / "mine.txt").write_text("mine")
+    assert convert(source, output) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == ["mine.txt"]
+
+
+def test_no_series_of_the_modality(source, tmp_path, capsys):
+    assert convert(source, tmp_path / "images", "--modality", "MR") == 2
+    assert "modality MR" in capsys.readouterr().err
+    assert not (tmp_path / "images").exists()
+
+
+def test_all_bad_series_are_named_and_nothing_is_written(source, tmp_path, capsys):
+    for patient in ("patient_1", "patient_2"):
+        (source / patient / "ct" / "ct_009.dcm").unlink()
+    assert convert(source, tmp_path / "images") == 2
+    error = capsys.readouterr().err
+    assert "patient_1" in error
+    assert "patient_2" in error
+    assert not [path for path in tmp_path.iterdir() if path.name != "source"]
