@@ -14,11 +14,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from study import Arm, Budget, collect, environment, plan, save, train
+from study import ROOT, Arm, Budget, collect, environment, plan, save, train
 
+from nnunet_wsl.contours import place, read_rtstruct
 from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+from nnunet_wsl.conversion.report import CaseSketch, draw_overview
+from nnunet_wsl.conversion.series import find_dicom
 
 DATASETS = {"PT": (501, "SoftTissueSarcomaPET"), "MR": (502, "SoftTissueSarcomaMR")}
+FOLDERS = {"PT": "PET", "MR": "MR_T1"}
 
 
 def main() -> None:
@@ -63,7 +67,31 @@ def main() -> None:
             dice = [case["1"] for case in result["dice"].values()]
             print(f"{arm.name}, seed {seed}: Dice {np.mean(dice):.4f} over {len(dice)} cases")
     command = shlex.join(["python", "benchmarks/accuracy/sts.py", "DATA", "--work", "FOLDER", *sys.argv[4:]])
-    print(save(f"sts_{args.modality.lower()}", command, budget, runs, {"labels": {"1": "GTV"}}))
+    notes = {
+        "title": f"Soft-tissue sarcoma, {args.modality}: real structure sets",
+        "description": "Structure sets of the tumour, drawn on every slice; Dice against the masks of those contours.",
+        "labels": {"1": "GTV"},
+    }
+    stem = f"sts_{args.modality.lower()}"
+    print(save(stem, command, budget, runs, notes))
+    _draw_validation_cases(work, args.data, FOLDERS[args.modality], arms[0], budget, stem)
+
+
+def _draw_validation_cases(work: Path, data: Path, folder: str, arm: Arm, budget: Budget, stem: str) -> None:
+    """Contours and predictions of the validation cases, side by side."""
+    raw = work / "nnUNet_raw" / arm.dataset
+    fold = train(work, arm, budget, budget.seeds[0])
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (fold / "validation").glob("*.nii.gz"))
+    sketches = []
+    for case in cases:
+        series = find_dicom(data / case / folder / "image").series[0]
+        contours = read_rtstruct(data / case / folder / "mask" / "RS.dcm").contours
+        (roi,) = contours.objects
+        sketches.append(CaseSketch.of(case, place(contours.selected({"GTV": [roi]}), series.grid(), case=case)))
+    draw_overview(
+        raw, sketches, objects=["GTV"], image_channels=1, channels=2, predictions=fold / "validation",
+        output=ROOT / "docs" / "images" / f"evidence_{stem}_overlay.png",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
