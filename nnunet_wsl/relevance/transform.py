@@ -283,7 +283,7 @@ def measure(
     shape = np.array(voxels.shape_zyx)
     low = np.maximum(voxels.index_zyx.min(axis=0, initial=shape.max()) - margin, 0)
     high = np.minimum(voxels.index_zyx.max(axis=0, initial=0) + margin + 1, shape)
-    reach = np.clip(high - low - 1, 0, margin)
+    reach = np.maximum(np.minimum(high - low - 1, margin), 0)
     if search == "slice":
         reach[0] = 0
     return low, high, reach, Metric.of(spacing, reach, cutoff_mm, len(voxels.index_zyx) if with_reference else 0)
@@ -337,12 +337,12 @@ def minimum_over_slices(
             transform_slice(i, ring[i % len(ring)])
         done = end
         if begin < end:
-            steps = drawn[begin:end] - z
+            near = drawn[begin:end]
             at = begin % len(ring)
             unwrapped = min(end - begin, len(ring) - at)
             keys.fill(nothing)
-            _lower(keys.reshape(-1), flat[at : at + unwrapped], steps[:unwrapped], cost)
-            _lower(keys.reshape(-1), flat[: end - begin - unwrapped], steps[unwrapped:], cost)
+            _lower(keys.reshape(-1), flat[at : at + unwrapped], near[:unwrapped], z, cost)
+            _lower(keys.reshape(-1), flat[: end - begin - unwrapped], near[unwrapped:], z, cost)
             yield z
 
 
@@ -408,7 +408,7 @@ class Metric:
         everything_mm2 = sum((int(n) * s) ** 2 for s, n in zip(spacings, reach, strict=True))
         farthest_mm2 = min(cutoff_mm * cutoff_mm, everything_mm2)
         reference_bits = max(num_references - 1, 0).bit_length()
-        for dtype in (np.int64,) if num_references else (np.int32, np.int64):
+        for dtype in (np.int32, np.int64):
             unit_mm2, weights = _integer_squares(spacings, farthest_mm2, _bits(dtype, reference_bits))
             if all(abs(w * unit_mm2 - s * s) <= _TOLERANCE * s * s for w, s in zip(weights, spacings, strict=True)):
                 break
@@ -451,7 +451,7 @@ def _integer_squares(spacings_mm: tuple[float, ...], farthest_mm2: float, bits: 
     unit_mm, multiples = _integer_ratios(spacings_mm)
     if multiples and farthest_mm2 < unit_mm**2 * 2**bits:
         return unit_mm**2, tuple(multiple**2 for multiple in multiples)
-    unit_mm2 = farthest_mm2 / 2**bits
+    unit_mm2 = farthest_mm2 / 2.0**bits
     return unit_mm2, tuple(round(spacing**2 / unit_mm2) for spacing in spacings_mm)
 
 
@@ -493,7 +493,7 @@ def _nearest_in_slice(
             begin += 1
         while end < len(drawn) and drawn[end] <= y + reach_yx[0]:
             end += 1
-        _lower(keys[y], rows[begin:end], drawn[begin:end] - y, costs_yx[0])
+        _lower(keys[y], rows[begin:end], drawn[begin:end], y, costs_yx[0])
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -521,20 +521,20 @@ def _rise(keys: NDArray[Any], x: int, cost: int, number: int) -> None:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _lower(keys: NDArray[Any], others: NDArray[Any], steps: NDArray[np.int64], cost: float) -> None:
-    """Lower keys to the smallest of others, (n, keys), that are some steps away; four at a time."""
+def _lower(keys: NDArray[Any], others: NDArray[Any], places: NDArray[np.int64], place: int, cost: float) -> None:
+    """Lower the keys of one place to the smallest of those of others, (n, keys), and the way there; four at a time."""
     key = keys.dtype.type
     fours = len(others) // 4 * 4
     for n in range(0, fours, 4):
         four = others[n : n + 4]
-        cost_0, cost_1 = key(cost * steps[n] ** 2), key(cost * steps[n + 1] ** 2)
-        cost_2, cost_3 = key(cost * steps[n + 2] ** 2), key(cost * steps[n + 3] ** 2)
+        cost_0, cost_1 = key(cost * (places[n] - place) ** 2), key(cost * (places[n + 1] - place) ** 2)
+        cost_2, cost_3 = key(cost * (places[n + 2] - place) ** 2), key(cost * (places[n + 3] - place) ** 2)
         for i in range(len(keys)):
             low = min(key(four[0, i] + cost_0), key(four[1, i] + cost_1))
             lower = min(key(four[2, i] + cost_2), key(four[3, i] + cost_3))
             keys[i] = min(keys[i], low, lower)
     for n in range(fours, len(others)):
-        other, cost_n = others[n], key(cost * steps[n] ** 2)
+        other, cost_n = others[n], key(cost * (places[n] - place) ** 2)
         for i in range(len(keys)):
             keys[i] = min(keys[i], key(other[i] + cost_n))
 
