@@ -30,7 +30,8 @@ _AGREED, _MISSED, _FALSE, _IGNORED = 1, 2, 3, 4
 _COLOURS = {0: "#000000", _AGREED: "#d0d0d0", _MISSED: "#0a84ff", _FALSE: "#ff9f0a", _IGNORED: "#4a4a55"}
 _LEGEND = {_AGREED: "in both", _MISSED: "in the reference only", _FALSE: "in the prediction only", _IGNORED: "ignored"}
 _POINT, _SUMMARY = "#0a84ff", "#1c1c1e"
-_MARGIN_VOX = 4
+_MARGIN_VOX, _MIN_VIEW_VOX = 4, 24
+_FAR_MM = 10
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class CaseView:
         shown = np.argwhere(np.isin(classes[z], (_AGREED, _MISSED, _FALSE)))
         crop = classes[z]
         if len(shown):
-            low, high = np.maximum(shown.min(axis=0) - _MARGIN_VOX, 0), shown.max(axis=0) + 1 + _MARGIN_VOX
+            low, high = shown.min(axis=0), shown.max(axis=0) + 1
+            margin = np.maximum(_MARGIN_VOX, (_MIN_VIEW_VOX - (high - low)) // 2)
+            low, high = np.maximum(low - margin, 0), high + margin
             crop = crop[low[0] : high[0], low[1] : high[1]]
         scores = case.metrics[obj.key]
         values = f"Dice {scores['Dice']:.3f}, NSD {scores['NSD']:.3f}, HD95 {scores['HD95_mm']:.1f} mm"
@@ -111,10 +114,11 @@ def draw_distributions(run: Run, output: Path) -> None:
         if metric.signed:
             panel.axvline(0, color=_SUMMARY, linewidth=0.8)
         elif metric.higher_is_better:
-            panel.set_xlim(-0.03, 1.03)
+            panel.set_xlim(left=min(0.9, panel.get_xlim()[0]), right=1.02)
         else:
             panel.set_xlim(left=0)
         panel.set_xlabel(metric.title)
+        _compress_far_distances(panel, metric)
     _name_rows(panels[0], run.names, run.tolerances_mm)
     figure.suptitle(f"{len(run.cases)} cases: every case, median, quartiles")
     _save(figure, output)
@@ -180,6 +184,7 @@ def draw_comparison(comparison: Comparison, output: Path) -> None:
             )  # fmt: skip
         better = "right" if metric.higher_is_better else "left"
         panel.set_xlabel(f"{metric.magnitude_title}: B - A\nB is better to the {better}")
+        _compress_far_distances(panel, metric)
     _name_rows(panels[0], names, comparison.tolerances_mm)
     figure.suptitle(
         f"A: {comparison.name_a}   B: {comparison.name_b}\n"
@@ -208,7 +213,16 @@ def _name_rows(panel: Axes, names: Mapping[str, str], tolerances_mm: Mapping[str
 def _points(panel: Axes, values: npt.NDArray[np.float64], row: int) -> None:
     """One dot per case, spread over the row so that equal values stay visible."""
     spread = (np.arange(len(values)) * 0.618034) % 1  # golden ratio: even, and the same at every run
-    panel.scatter(values, row + 0.4 * (spread - 0.5), s=12, color=_POINT, alpha=0.5, linewidths=0, zorder=2)
+    panel.scatter(
+        values, row + 0.4 * (spread - 0.5), s=12, color=_POINT, alpha=0.5, linewidths=0, zorder=2, clip_on=False
+    )
+
+
+def _compress_far_distances(panel: Axes, metric: Metric) -> None:
+    """Make room for the distances of an absent object: linear to 1 mm, logarithmic beyond."""
+    if metric.key.endswith("_mm") and max(np.abs(panel.dataLim.intervalx)) > _FAR_MM:
+        panel.set_xscale("symlog", linthresh=1)
+        panel.xaxis.set_major_formatter("{x:g}")
 
 
 def _save(figure: Figure, output: Path) -> None:

@@ -108,6 +108,14 @@ def test_absent_objects(absent):
     assert scores.surface.assd_mm == pytest.approx(distance_mm)
 
 
+def test_prediction_at_ignored_voxels_alone_is_no_prediction():
+    ref = np.zeros(SHAPE, int)
+    ref[2, 3, 3:6] = 2
+    pred = (ref == 2).astype(int)
+    scores = score_label_maps(pred, ref, SPACING_MM, labels_of(a=1, ignore=2))["1"]
+    assert (scores.n_pred, scores.dice, scores.surface.nsd, scores.surface.hd95_mm) == (0, 1, 1, 0)
+
+
 def test_object_that_only_ignored_voxels_surround_has_no_surface_score():
     ref = np.full(SHAPE, 2)
     ref[1:4, 2:5, 3:6] = 1
@@ -123,6 +131,8 @@ def test_object_that_fills_the_image():
     scores = score_label_maps(full, full, SPACING_MM, labels_of(a=1))["1"]
     assert (scores.dice, scores.surface.nsd, scores.surface.assd_mm) == (1, 1, 0)
     assert scores.tn == 0
+    with_ignore = score_label_maps(full, full, SPACING_MM, labels_of(a=1, ignore=2))["1"]
+    assert with_ignore == scores
 
 
 def test_tolerances_by_name():
