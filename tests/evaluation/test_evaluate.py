@@ -155,7 +155,7 @@ def test_all_bad_cases_are_reported_together_and_nothing_is_written(folders):
         "shape": r"\(4, 7, 11\), the reference \(5, 7, 11\)",
         "spacing": r"\(3, 0.8, 1.1\) mm, the reference \(3, 0.7, 1.1\) mm",
         "origin": "up to 1 mm apart",
-        "flipped": "up to 22 mm apart .* origins or directions differ",,  # the last of 11 columns: 2 x 10 x 1.1 mm
+        "flipped": "up to 22 mm apart .* origins or directions differ",  # the last of 11 columns: 2 x 10 x 1.1 mm
         "unknown": "values 7; dataset.json knows 0, 1, 2",
         "ignoring": "values 3; dataset.json knows 0, 1, 2",
         "image": "values that are no integers",
