@@ -80,8 +80,9 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         "'contoured' takes nothing to be known (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--overlap", choices=("error", "priority"), default="error",
-        help="voxels inside two objects: an error, or the label of the first --roi (default: %(default)s)",
+        "--overlap", choices=("error", "priority", "regions"), default="error",
+        help="voxels inside two objects: an error, the label of the first --roi, or nnU-Net's region-based labels, "
+        "which keep both (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same id and name")
     _add_jobs(parser)

@@ -81,7 +81,7 @@ def slice_knowledge(
     return SliceKnowledge(known, step, gaps)
 
 
-def label_map(masks: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.uint8]:
+def label_map(masks: Sequence[npt.NDArray[np.bool_]], known: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Make the label map of one case.
 
     A voxel inside a drawn contour is known, even where another object is unknown; inside several objects it takes
@@ -92,7 +92,7 @@ def label_map(masks: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArra
     ----------
     masks : sequence of K ndarray of bool, shape (z, y, x)
         The inside of the contours of each object, from the highest priority on.
-    known : sequence of K ndarray of bool, shape (z,)
+    known : ndarray of bool, shape (K, z)
         Known slices of each object.
 
     Returns
@@ -101,7 +101,7 @@ def label_map(masks: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArra
         0 background, 1..K the objects, K + 1 ignore.
     """
     labels = np.zeros(masks[0].shape, np.uint8)
-    labels[~np.logical_and.reduce(known)] = len(masks) + 1
+    labels[~known.all(axis=0)] = len(masks) + 1
     for label in range(len(masks), 0, -1):
         labels[masks[label - 1]] = label
     return labels

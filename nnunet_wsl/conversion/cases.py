@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from nnunet_wsl.conversion.dataset import (
     write_json,
     write_volume,
 )
+from nnunet_wsl.conversion.regions import Combination, LabelValues, combine, count_combinations
 from nnunet_wsl.conversion.report import CaseSketch, ObjectReport, draw_overview, log_reports, write_reports
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance import (
@@ -66,9 +68,10 @@ class ConversionSettings:
         the channel's units. Planned from the data by default.
     annotated : {"auto", "all", "contoured"}
         What an undrawn slice means, see :func:`nnunet_wsl.conversion.annotation.slice_knowledge`.
-    overlap : {"error", "priority"}
-        What a voxel inside two objects becomes: an error, or the object that is named first. As in the priority
-        lists of radiotherapy, the first is the highest: name the GTV before the PTV.
+    overlap : {"error", "priority", "regions"}
+        What a voxel inside two objects becomes: an error; the object that is named first (as in the priority lists
+        of radiotherapy, the first is the highest: name the GTV before the PTV); or a label value of its own, in
+        nnU-Net's region-based labels.
     outside : {"error", "clip"}
         What happens to contours that leave the image by more than half a voxel.
     """
@@ -78,7 +81,7 @@ class ConversionSettings:
     sigma_mm: tuple[float, ...] | None = None
     intensity_scale: tuple[float, ...] | None = None
     annotated: AnnotationRule = "auto"
-    overlap: Literal["error", "priority"] = "error"
+    overlap: Literal["error", "priority", "regions"] = "error"
     outside: Literal["error", "clip"] = "error"
 
 
@@ -95,12 +98,18 @@ class Case(Protocol):
 
 @dataclass(frozen=True)
 class _PreparedCase:
-    """What the first pass learns about a case; its image, labels and contour voxels are on disk."""
+    """What the first pass learns about a case; its image, labels and contour voxels are on disk.
+
+    With ``--overlap regions`` the label map on disk holds indices into ``combinations`` until all cases are read.
+    """
 
     name: str
     grid: Grid
     reports: tuple[ObjectReport, ...]
     sketch: CaseSketch
+    known: npt.NDArray[np.bool_]
+    combinations: tuple[Combination, ...]
+    voxel_counts: Counter[tuple[Combination, Combination]]
     has_ignore: bool
     fingerprint: CaseFingerprint
 
@@ -149,6 +158,16 @@ def convert_cases(
         prepared, problems = for_all(lambda case: _prepare(case, building, settings), cases, jobs, "Reading cases")
         if problems:
             raise InputError(problems)
+        values = LabelValues.one_per_object(objects)
+        has_ignore = any(case.has_ignore for case in prepared)
+        if settings.overlap == "regions":
+            values = _plan_values(objects, prepared)
+            ignored, problems = for_all(
+                lambda case: _write_labels(case, building, values), prepared, jobs, "Writing labels"
+            )
+            has_ignore = any(ignored)
+            if problems:
+                raise InputError(problems)
         planned = None
         if settings.relevance != "none":
             planned = _plan(settings, [case.fingerprint for case in prepared])
@@ -165,8 +184,8 @@ def convert_cases(
             building,
             name=target.name,
             image_channels=image_channels,
-            objects=objects,
-            has_ignore=any(case.has_ignore for case in prepared),
+            values=values,
+            has_ignore=has_ignore,
             num_cases=len(cases),
             relevance_channels=relevance_channels,
             settings={
@@ -186,6 +205,7 @@ def convert_cases(
             building,
             [case.sketch for case in prepared],
             objects=objects,
+            shown=[values.innermost(value) for value in range(1, values.ignore)],
             image_channels=len(image_channels),
             channels=len(image_channels) + len(relevance_channels),
         )
@@ -261,7 +281,13 @@ def _prepare(case: Case, building: Path, settings: ConversionSettings) -> _Prepa
         slice_knowledge(slices, len(masks[0]), settings.annotated, _open_slices(placed, name))
         for name, slices in zip(placed.objects, drawn, strict=True)
     ]
-    labels = label_map(masks, [one.known for one in knowledge])
+    known = np.array([one.known for one in knowledge])
+    labels: npt.NDArray[np.uint8 | np.uint16]
+    if settings.overlap == "regions":
+        labels, combinations = combine(masks)
+        voxel_counts = count_combinations(labels, combinations, known)
+    else:
+        labels, combinations, voxel_counts = label_map(masks, known), (), Counter()
     voxels = [contour_voxels(placed, name) for name in placed.objects]
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
@@ -276,7 +302,10 @@ def _prepare(case: Case, building: Path, settings: ConversionSettings) -> _Prepa
             for name, slices, one, mask in zip(placed.objects, drawn, knowledge, masks, strict=True)
         ),
         CaseSketch.of(case.name, placed),
-        bool((labels == len(masks) + 1).any()),
+        known,
+        combinations,
+        voxel_counts,
+        settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
         case_fingerprint(image, masks, voxels, tuple(grid.spacing_mm_zyx)),
     )
 
@@ -292,11 +321,30 @@ def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArra
         if num_voxels := np.count_nonzero(mask_a & mask_b):
             problems.append(
                 f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 "
-                f"({num_voxels} voxels), but a voxel can have one label only. Pass --overlap priority to give "
-                "such voxels to the label that is named first, or correct the contours."
+                f"({num_voxels} voxels), but a voxel can have one label only. Pass --overlap regions to "
+                "learn both, --overlap priority to give such voxels to the label that is named first, or correct the "
+                "contours."
             )
     if problems:
         raise InputError(problems)
+
+
+def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase]) -> LabelValues:
+    """Choose the label values for the overlaps of all cases."""
+    counts = sum((case.voxel_counts for case in cases), Counter[tuple[Combination, Combination]]())
+    volumes_mm3 = [
+        [case.reports[k].volume_mm3 for case in cases if case.reports[k].volume_mm3] or [0.0]
+        for k in range(len(objects))
+    ]
+    return LabelValues.of_combinations(objects, counts, [float(np.median(of_cases)) for of_cases in volumes_mm3])
+
+
+def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> bool:
+    """Put the dataset's values into the label map of a case; return whether any voxel is ignored."""
+    path = label_path(building, case.name)
+    labels = values.label_map(read_volume(path), case.combinations, case.known)
+    write_volume(path, labels, case.grid)
+    return bool((labels == values.ignore).any())
 
 
 def _plan(settings: ConversionSettings, fingerprints: Sequence[CaseFingerprint]) -> RelevanceSettings:

@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from nnunet_wsl import __version__
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import FORMAT_VERSION
+from nnunet_wsl.conversion.regions import LabelValues
 from nnunet_wsl.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ def write_dataset_json(
     *,
     name: str,
     image_channels: Sequence[str],
-    objects: Sequence[str],
+    values: LabelValues,
     has_ignore: bool,
     num_cases: int,
     relevance_channels: Sequence[str],
@@ -200,10 +201,10 @@ def write_dataset_json(
         Full name of the dataset, ``DatasetXXX_NAME``.
     image_channels : sequence of str
         Names of the image channels; nnU-Net chooses the normalisation by them (``CT`` or z-score).
-    objects : sequence of str
-        Label names, values 1..K.
+    values : LabelValues
+        The meaning of the label values.
     has_ignore : bool
-        Whether any label map uses the value K + 1, ignore.
+        Whether any label map uses the value of ignore.
     num_cases : int
         Number of training cases.
     relevance_channels : sequence of str
@@ -212,12 +213,10 @@ def write_dataset_json(
         What else repeats the conversion; goes into the block ``"wsl"``.
     """
     channel_names = [*image_channels, *[RELEVANCE_CHANNEL_NAME] * len(relevance_channels)]
-    labels = {"background": 0} | {label: value for value, label in enumerate(objects, start=1)}
-    if has_ignore:
-        labels["ignore"] = len(objects) + 1
     content = {
         "channel_names": {str(channel): text for channel, text in enumerate(channel_names)},
-        "labels": labels,
+        "labels": values.dataset_labels(has_ignore=has_ignore),
+        **({"regions_class_order": list(values.written)} if values.has_regions else {}),
         "numTraining": num_cases,
         "file_ending": FILE_ENDING,
         "name": name,

@@ -187,6 +187,7 @@ def draw_overview(
     objects: Sequence[str],
     image_channels: int,
     channels: int,
+    shown: Sequence[int] | None = None,
     predictions: Path | None = None,
     output: Path | None = None,
 ) -> None:
@@ -199,9 +200,12 @@ def draw_overview(
     sketches : sequence of CaseSketch
         All cases; a few are drawn.
     objects : sequence of str
-        The labels, values 1..K; K + 1 is ignore.
+        Names of the objects.
     image_channels, channels : int
         Number of image channels, and of all channels with those of the relevance behind.
+    shown : sequence of int, optional
+        Index of the object in whose colour each label value 1, 2, ... is shown; the value after the last is ignore.
+        By default value 1 is the first object, and so on.
     predictions : Path, optional
         Folder with a predicted label map of every case, for a column of its own.
     output : Path, optional
@@ -214,7 +218,8 @@ def draw_overview(
     count = min(OVERVIEW_CASES, len(sketches))
     chosen = [sketches[i] for i in np.linspace(0, len(sketches) - 1, count).round().astype(int)]
     colours = [*itertools.islice(itertools.cycle(_COLOURS), len(objects)), _IGNORE_COLOUR]
-    overlay = np.array([(0, 0, 0, 0), *(to_rgba(colour, alpha=0.5) for colour in colours)])
+    shown = range(len(objects)) if shown is None else shown
+    overlay = np.array([(0, 0, 0, 0), *(to_rgba(colours[k], alpha=0.5) for k in (*shown, -1))])
     heights = [float(np.clip(3.4 * s.size_mm_yx[0] / s.size_mm_yx[1], 1, 5)) for s in chosen]
     figure = Figure(figsize=(3.4 * len(titles), sum(heights) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -229,7 +234,7 @@ def draw_overview(
             if title != "relevance":
                 axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
         labels = read_slice(label_path(dataset, sketch.case), k)
-        shows_ignore |= bool((labels > len(objects)).any())
+        shows_ignore |= bool((labels > len(shown)).any())
         panels["label map"].imshow(overlay[labels], interpolation="nearest")
         if has_relevance:
             maps = [read_slice(image_path(dataset, sketch.case, c), k) for c in range(image_channels, channels)]

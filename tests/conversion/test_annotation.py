@@ -60,7 +60,7 @@ def test_label_map_truth_table():
     in_b[:4, 2, [1, 2]] = True
     known_a = np.array([K, U, K, U, K])
     known_b = np.array([K, K, U, U, K])
-    labels = label_map([in_a, in_b], [known_a, known_b])
+    labels = label_map([in_a, in_b], np.array([known_a, known_b]))
     assert labels.dtype == np.uint8
     assert labels[:, 2, :4].tolist() == [
         [1, 2, 1, 0],

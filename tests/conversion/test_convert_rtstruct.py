@@ -242,6 +242,41 @@ def test_overlap_takes_the_first_label(source, raw):
     assert np.count_nonzero(b == 2) == 0
 
 
+def test_overlap_as_regions(source, raw):
+    """Inner lies in Outer on slice 2 of ann; both have contours on every second slice only in bob."""
+    write_patient(source / "ann", rois=TWO_ROIS)
+    both = {"Inner": {key: [INNER_YX] for key in (0, 2, 4)}, "Outer": {key: [RECTANGLE_YX] for key in (0, 2, 4)}}
+    write_patient(source / "bob", rois=both)
+    settings = ConversionSettings(overlap="regions")
+    target = convert_rtstruct(source, 501, "Test", rois={"in": "Inner", "out": "Outer"}, settings=settings)
+    content = json.loads((target / "dataset.json").read_text())
+    assert list(content["labels"].items()) == [("background", 0), ("out", [1, 2]), ("in", 2), ("ignore", 3)]
+    assert content["regions_class_order"] == [1, 2]
+    assert content["wsl"]["relevance_channels"] == {"1": "in", "2": "out"}
+    assert content["wsl"]["overlap"] == "regions"
+    ann, bob = np.zeros((2, *SHAPE_ZYX), np.uint8)
+    ann[1:3, ROWS, COLUMNS] = 1
+    ann[2, 3, 4:6] = 2
+    bob[[1, 3]] = 3
+    bob[::2, ROWS, COLUMNS] = 1
+    bob[::2, 3, 4:6] = 2
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), ann)
+    np.testing.assert_array_equal(read(target / "labelsTr" / "bob.nii.gz"), bob)
+    assert sitk.ReadImage(str(target / "labelsTr" / "ann.nii.gz")).GetPixelID() == sitk.sitkUInt8
+
+
+def test_regions_without_overlap_are_plain_labels(source, raw):
+    write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX]}, "B": {1: [BESIDE_YX]}})
+    plain = convert_rtstruct(source, 501, "Plain")
+    regions = convert_rtstruct(source, 502, "Regions", settings=ConversionSettings(overlap="regions"))
+    contents = [json.loads((folder / "dataset.json").read_text()) for folder in (plain, regions)]
+    assert contents[0]["labels"] == contents[1]["labels"] == {"background": 0, "A": 1, "B": 2}
+    assert "regions_class_order" not in contents[1]
+    for folder in ("labelsTr", "imagesTr"):
+        for path in (plain / folder).iterdir():
+            assert path.read_bytes() == (regions / folder / path.name).read_bytes()
+
+
 def test_several_rois_of_one_label_are_united(source, raw, caplog):
     caplog.set_level(logging.INFO, "nnunet_wsl")
     write_patient(source / "ann", rois={"GTV 1": {1: [RECTANGLE_YX]}, "GTV 2": {1: [RECTANGLE_YX, BESIDE_YX]}})

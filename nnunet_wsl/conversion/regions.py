@@ -1,0 +1,231 @@
+"""Label values for objects that overlap: nnU-Net's region-based labels.
+
+Every combination of objects that occurs in the dataset gets a label value, and the region of an object is the list of
+values whose combination contains it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_wsl.errors import InputError
+
+MAX_VALUES = 254
+"""Labels are one byte: background, these, ignore."""
+
+Combination = tuple[int, ...]
+"""Indices of objects, ascending, from 0."""
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """What the values of a dataset's label maps mean.
+
+    Parameters
+    ----------
+    objects : tuple of str
+        Names of the objects.
+    combinations : tuple of tuple of int
+        The objects that value 1, 2, ... stands for. The value after the last is ignore.
+    order : tuple of int
+        The objects from the outermost to the innermost, in which nnU-Net writes predicted regions over each other.
+    written : tuple of int
+        The value that is written for each object of ``order``.
+    """
+
+    objects: tuple[str, ...]
+    combinations: tuple[Combination, ...]
+    order: tuple[int, ...]
+    written: tuple[int, ...]
+
+    @classmethod
+    def one_per_object(cls, objects: Sequence[str]) -> LabelValues:
+        """Return the values of a dataset in which a voxel belongs to one object at most."""
+        indices = tuple(range(len(objects)))
+        return cls(tuple(objects), tuple((k,) for k in indices), indices, tuple(k + 1 for k in indices))
+
+    @classmethod
+    def of_combinations(
+        cls,
+        objects: Sequence[str],
+        counts: Mapping[tuple[Combination, Combination], int],
+        volumes_mm3: Sequence[float],
+    ) -> LabelValues:
+        """Give a value to every combination that occurs.
+
+        Parameters
+        ----------
+        objects : sequence of str
+            Names of the objects.
+        counts : mapping of (combination, combination) to int
+            Number of voxels of all cases by the objects drawn around them and those not known there, see
+            :func:`count_combinations`.
+        volumes_mm3 : sequence of float
+            Typical volume of each object; the larger is the outer one.
+
+        Raises
+        ------
+        InputError
+            If more combinations occur than label values exist.
+        """
+        combinations = sorted(_occurring(counts, len(objects)), key=lambda c: (len(c), c))
+        _check_number(combinations, MAX_VALUES)
+        order = tuple(sorted(range(len(objects)), key=lambda k: (-volumes_mm3[k], k)))
+        voxels: Counter[Combination] = Counter()
+        for (drawn, unknown), count in counts.items():
+            if not unknown:
+                voxels[drawn] += count
+        written = []
+        for place, k in enumerate(order):
+            # Of a voxel whose value stays, no object further inside has been predicted.
+            inner = set(order[place + 1 :])
+            innermost = [c for c in combinations if k in c and not inner.intersection(c)]
+            candidates = innermost or [c for c in combinations if k in c]
+            written.append(combinations.index(max(candidates, key=lambda c: voxels[c])) + 1)
+        return cls(tuple(objects), tuple(combinations), order, tuple(written))
+
+    @property
+    def ignore(self) -> int:
+        """The value of voxels that the annotation does not determine."""
+        return len(self.combinations) + 1
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether objects overlap."""
+        return any(len(combination) > 1 for combination in self.combinations)
+
+    def innermost(self, value: int) -> int:
+        """Return the innermost object of a value's combination."""
+        return max(self.combinations[value - 1], key=self.order.index)
+
+    def dataset_labels(self, *, has_ignore: bool) -> dict[str, int | list[int]]:
+        """Return nnU-Net's ``labels``: values by name, or lists of values where objects overlap."""
+        labels: dict[str, int | list[int]] = {"background": 0}
+        for k in self.order:
+            values = [value for value, combination in enumerate(self.combinations, start=1) if k in combination]
+            labels[self.objects[k]] = values if len(values) > 1 else values[0]
+        return labels | ({"ignore": self.ignore} if has_ignore else {})
+
+    def determined(self, drawn: Combination, unknown: Combination) -> int:
+        """Return the value of a voxel: that of the one combination it can have, else ignore.
+
+        Parameters
+        ----------
+        drawn, unknown : tuple of int
+            The objects drawn around the voxel, and the others that are not known there.
+        """
+        possible = _possible(drawn, unknown, [(), *self.combinations])
+        if len(possible) > 1:
+            return self.ignore
+        (combination,) = possible
+        return self.combinations.index(combination) + 1 if combination else 0
+
+    def label_map(
+        self, codes: npt.NDArray[np.uint16], combinations: Sequence[Combination], known: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.uint8]:
+        """Make the label map of one case.
+
+        Parameters
+        ----------
+        codes : ndarray of uint16, shape (z, y, x)
+            Index into ``combinations`` of the objects drawn around each voxel.
+        combinations : sequence of tuple of int
+            Of this case, see :func:`combine`.
+        known : ndarray of bool, shape (object, z)
+            Slices on which each object is known.
+
+        Returns
+        -------
+        ndarray of uint8, shape (z, y, x)
+        """
+        labels = np.empty(codes.shape, np.uint8)
+        for k, plane in enumerate(codes):
+            values = np.zeros(len(combinations), np.uint8)
+            for code in np.unique(plane).tolist():
+                drawn = combinations[code]
+                values[code] = self.determined(drawn, _unknown(drawn, known[:, k]))
+            labels[k] = values[plane]
+        return labels
+
+
+def combine(masks: Sequence[npt.NDArray[np.bool_]]) -> tuple[npt.NDArray[np.uint16], tuple[Combination, ...]]:
+    """Tell of every voxel the masks that contain it.
+
+    Parameters
+    ----------
+    masks : sequence of ndarray of bool, shape (z, y, x)
+        One per object.
+
+    Returns
+    -------
+    ndarray of uint16, shape (z, y, x)
+        Index into the combinations.
+    tuple of tuple of int
+        Combinations of objects; not all of them need occur.
+
+    Raises
+    ------
+    InputError
+        If there are more than two bytes can count.
+    """
+    codes = np.zeros(masks[0].shape, np.uint16)
+    combinations: list[Combination] = [()]
+    for k, mask in enumerate(masks):
+        inside = codes[mask]
+        present = np.unique(inside)
+        joined = np.zeros(len(combinations), np.uint16)
+        joined[present] = np.arange(len(combinations), len(combinations) + len(present))
+        codes[mask] = joined[inside]
+        combinations += [(*combinations[code], k) for code in present]
+        _check_number(combinations, np.iinfo(codes.dtype).max)
+    return codes, tuple(combinations)
+
+
+def count_combinations(
+    codes: npt.NDArray[np.uint16], combinations: Sequence[Combination], known: npt.NDArray[np.bool_]
+) -> Counter[tuple[Combination, Combination]]:
+    """Count the voxels of one case by the objects drawn around them and the others that are not known there.
+
+    Parameters
+    ----------
+    codes, combinations, known
+        As for :meth:`LabelValues.label_map`.
+    """
+    counts: Counter[tuple[Combination, Combination]] = Counter()
+    for k, plane in enumerate(codes):
+        for code, count in zip(*(found.tolist() for found in np.unique(plane, return_counts=True)), strict=True):
+            drawn = combinations[code]
+            counts[drawn, _unknown(drawn, known[:, k])] += count
+    return counts
+
+
+def _check_number(combinations: Sequence[Combination], most: int) -> None:
+    if len(combinations) > most:
+        raise InputError(
+            f"The objects overlap in {len(combinations)} combinations; expected at most {most}. "
+            "Select fewer ROIs, or pass --overlap priority."
+        )
+
+
+def _unknown(drawn: Combination, known_objects: npt.NDArray[np.bool_]) -> Combination:
+    return tuple(k for k in np.flatnonzero(~known_objects).tolist() if k not in drawn)
+
+
+def _possible(drawn: Combination, unknown: Combination, combinations: Iterable[Combination]) -> list[Combination]:
+    """Return the combinations that contain what is drawn, and beyond that only what is not known."""
+    most = {*drawn, *unknown}
+    return [c for c in combinations if set(drawn) <= set(c) <= most]
+
+
+def _occurring(counts: Collection[tuple[Combination, Combination]], num_objects: int) -> set[Combination]:
+    """Return the combinations of voxels at which all objects are known, and what else the drawn objects need."""
+    occurring = {drawn for drawn, unknown in counts if drawn and not unknown}
+    unexplained = {drawn for drawn, unknown in counts if drawn and not _possible(drawn, unknown, occurring)}
+    occurring |= unexplained
+    # An object whose contours enclose no voxel centre still needs a value.
+    return occurring | {(k,) for k in range(num_objects) if not any(k in c for c in occurring)}
