@@ -103,3 +103,18 @@ def test_gradients_reach_the_rows_of_the_differences_that_they_belong_to():
 def test_a_network_without_known_output_layers_is_refused():
     with pytest.raises(NotImplementedError, match="Sequential"):
         RelevanceHead(nn.Sequential(nn.Conv2d(1, S, 1)), R)
+
+
+def test_compiled_network_behaves_like_the_plain_one():
+    network = plain_unet().eval()
+    head = RelevanceHead(network, R)
+    compiled = torch.compile(network, backend="eager")
+    image = torch.randn(2, 1, 12, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), network(image))
+        with head.disabled():
+            torch.testing.assert_close(compiled(image), network(image))
+        assert len(compiled(image)) == 4
+    # nnU-Net saves and loads through the original module.
+    assert compiled._orig_mod.state_dict().keys() == plain_unet().state_dict().keys()
+    compiled._orig_mod.load_state_dict(plain_unet().state_dict())
