@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from nnunet_wsl.errors import InputError
+
+if TYPE_CHECKING:
+    from nnunet_wsl.conversion import ConversionSettings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,9 +80,19 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: planned from the data)",
     )  # fmt: skip
     parser.add_argument(
-        "--annotated", choices=("auto", "all", "contoured"), default="auto",
+        "--annotated", default="auto", metavar="{auto,all,contoured,FILE}",
         help="undrawn slices: 'auto' tells by the usual step between drawn ones, 'all' takes the object to be absent, "
-        "'contoured' takes nothing to be known (default: %(default)s)",
+        "'contoured' takes nothing to be known; a JSON or CSV file lists the slices that are fully annotated "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--annotated-margin", type=int, default=0, metavar="N",
+        help="slices before the first and after the last drawn one that are unknown (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--missing", choices=("error", "absent", "unknown"), default="error",
+        help="a case without any contour of a label: an error, the object is not there, or nothing is known about it "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--overlap", choices=("error", "priority", "regions"), default="error",
@@ -103,7 +118,7 @@ def _run_images(args: argparse.Namespace) -> int:
 
 
 def _run_rtstruct(args: argparse.Namespace) -> int:
-    from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+    from nnunet_wsl.conversion import convert_rtstruct
 
     convert_rtstruct(
         args.source,
@@ -111,19 +126,31 @@ def _run_rtstruct(args: argparse.Namespace) -> int:
         args.name,
         rois=None if args.roi is None else parse_rois(args.roi),
         modality=args.modality,
-        settings=ConversionSettings(
-            relevance=args.relevance,
-            relevance_mode=args.relevance_mode,
-            sigma_mm=args.sigma_mm and tuple(args.sigma_mm),
-            intensity_scale=args.intensity_scale and tuple(args.intensity_scale),
-            annotated=args.annotated,
-            overlap=args.overlap,
-            outside=args.outside,
-        ),
+        settings=conversion_settings(args, outside=args.outside),
         overwrite=args.overwrite,
         jobs=args.jobs,
     )
     return 0
+
+
+def conversion_settings(args: argparse.Namespace, outside: Literal["error", "clip"]) -> ConversionSettings:
+    """Return the settings that :func:`add_conversion_arguments` declared."""
+    from nnunet_wsl.conversion import ConversionSettings
+    from nnunet_wsl.conversion.annotation import ANNOTATION_RULES
+
+    is_rule = args.annotated in ANNOTATION_RULES
+    return ConversionSettings(
+        relevance=args.relevance,
+        relevance_mode=args.relevance_mode,
+        sigma_mm=args.sigma_mm and tuple(args.sigma_mm),
+        intensity_scale=args.intensity_scale and tuple(args.intensity_scale),
+        annotated=args.annotated if is_rule else "auto",
+        annotated_file=None if is_rule else Path(args.annotated),
+        annotated_margin=args.annotated_margin,
+        missing=args.missing,
+        overlap=args.overlap,
+        outside=outside,
+    )
 
 
 def parse_rois(arguments: list[str]) -> dict[str, str]:

@@ -45,6 +45,9 @@ def slice_knowledge(
     num_slices: int,
     rule: AnnotationRule = "auto",
     open_slices: Sequence[int] = (),
+    *,
+    listed: Sequence[int] | None = None,
+    margin: int = 0,
 ) -> SliceKnowledge:
     """Tell on which slices an object is known.
 
@@ -62,6 +65,10 @@ def slice_knowledge(
     open_slices : sequence of int
         Slices with a contour that does not close. It does not tell what is inside: the slice counts as drawn, but
         is not known.
+    listed : sequence of int, optional
+        Slices that are fully annotated: if given, the known ones are these, whatever the rule and the margin.
+    margin : int
+        Slices before the first and after the last drawn one that are unknown.
 
     Returns
     -------
@@ -76,7 +83,14 @@ def slice_knowledge(
         known[:] = False
     elif rule == "auto" and step > 1:
         known[drawn_slices[0] : drawn_slices[-1]] = False
+    if len(drawn_slices):
+        first, last = int(drawn_slices[0]), int(drawn_slices[-1])
+        known[max(first - margin, 0) : first] = False
+        known[last + 1 : last + 1 + margin] = False
     known[drawn_slices] = True
+    if listed is not None:
+        known[:] = False
+        known[list(listed)] = True
     known[list(open_slices)] = False
     return SliceKnowledge(known, step, gaps)
 

@@ -10,8 +10,8 @@ import itertools
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from nnunet_wsl.contours import ContourSet, Grid, PlacedContours, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.contract import FUSED
-from nnunet_wsl.conversion.annotation import AnnotationRule, label_map, slice_knowledge
+from nnunet_wsl.conversion.annotated import SliceList, read_annotated, slices_within
+from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge
 from nnunet_wsl.conversion.dataset import (
     MAX_OBJECTS,
     build_dataset,
@@ -33,6 +34,7 @@ from nnunet_wsl.conversion.dataset import (
     write_json,
     write_volume,
 )
+from nnunet_wsl.conversion.objects import Missing
 from nnunet_wsl.conversion.regions import Combination, LabelValues, combine, count_combinations
 from nnunet_wsl.conversion.report import CaseSketch, ObjectReport, draw_overview, log_reports, write_reports
 from nnunet_wsl.errors import InputError
@@ -49,6 +51,10 @@ _LOG = logging.getLogger(__name__)
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
+
+
+ANNOTATED_FILE = "wsl_annotated.json"
+"""Copy, in the dataset, of the list of annotated slices that it was converted with."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,14 @@ class ConversionSettings:
         the channel's units. Planned from the data by default.
     annotated : {"auto", "all", "contoured"}
         What an undrawn slice means, see :func:`nnunet_wsl.conversion.annotation.slice_knowledge`.
+    annotated_file : Path, optional
+        Lists slices that are fully annotated, see :func:`nnunet_wsl.conversion.annotated.read_annotated`. What it
+        does not list follows ``annotated``.
+    annotated_margin : int
+        Slices before the first and after the last drawn one of an object that are unknown.
+    missing : {"error", "absent", "unknown"}
+        What it means that a case has no contour of an object: an error; the object is not there; or nobody has drawn
+        it, so that nothing is known about it.
     overlap : {"error", "priority", "regions"}
         What a voxel inside two objects becomes: an error; the object that is named first (as in the priority lists
         of radiotherapy, the first is the highest: name the GTV before the PTV); or a label value of its own, in
@@ -81,8 +95,33 @@ class ConversionSettings:
     sigma_mm: tuple[float, ...] | None = None
     intensity_scale: tuple[float, ...] | None = None
     annotated: AnnotationRule = "auto"
+    annotated_file: Path | None = None
+    annotated_margin: int = 0
+    missing: Missing = "error"
     overlap: Literal["error", "priority", "regions"] = "error"
     outside: Literal["error", "clip"] = "error"
+
+
+@dataclass(frozen=True)
+class CaseContent:
+    """What a case consists of.
+
+    Parameters
+    ----------
+    image : ndarray, shape (channel, z, y, x)
+        The image channels.
+    grid : Grid
+        Geometry of the image.
+    contours : ContourSet
+        Contours of the dataset's objects.
+    annotated : mapping of str to slices
+        By object, the slices that are fully annotated, where the source itself says it.
+    """
+
+    image: npt.NDArray[Any]
+    grid: Grid
+    contours: ContourSet
+    annotated: Mapping[str, SliceList] = field(default_factory=dict)
 
 
 class Case(Protocol):
@@ -92,8 +131,8 @@ class Case(Protocol):
     def name(self) -> str:
         """Name of the case, unique in the dataset."""
 
-    def read(self) -> tuple[npt.NDArray[Any], Grid, ContourSet]:
-        """Return the image, shape (channel, z, y, x), its grid, and the contours of the dataset's objects."""
+    def read(self) -> CaseContent:
+        """Read the images and contours."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +189,20 @@ def convert_cases(
     """
     if len(objects) > MAX_OBJECTS:
         raise InputError(f"{len(objects)} labels are too many; expected at most {MAX_OBJECTS}. Select fewer ROIs.")
-    _check_scales(settings, len(objects), len(image_channels))
+    _check_settings(settings, len(objects), len(image_channels))
+    listed = _read_annotated(settings, [case.name for case in cases], objects)
     relevance_channels = {"per-object": tuple(objects), "fused": (FUSED,), "none": ()}[settings.relevance]
     with build_dataset(target) as building:
         for folder in (image_path(building, "", 0).parent, label_path(building, "").parent, _voxels_folder(building)):
             folder.mkdir()
-        prepared, problems = for_all(lambda case: _prepare(case, building, settings), cases, jobs, "Reading cases")
+        prepared, problems = for_all(
+            lambda case: _prepare(case, building, settings, listed.get(case.name, {})), cases, jobs, "Reading cases"
+        )
+        problems += [
+            f"No case has a contour of label '{name}'. Draw it in one, or leave the label out."
+            for k, name in enumerate(objects)
+            if prepared and not any(case.reports[k].drawn_slices for case in prepared)
+        ]
         if problems:
             raise InputError(problems)
         values = LabelValues.one_per_object(objects)
@@ -193,12 +240,17 @@ def convert_cases(
                 "relevance_settings": planned.to_dict() if planned else None,
                 "fusion": "max" if settings.relevance == "fused" else None,
                 "annotated": settings.annotated,
+                "annotated_file": ANNOTATED_FILE if listed else None,
+                "annotated_margin": settings.annotated_margin,
+                "missing": settings.missing,
                 "overlap": settings.overlap,
                 "outside": settings.outside,
             },
         )
         if splits:
             write_json(building / "splits_final.json", splits)
+        if listed:
+            write_json(building / ANNOTATED_FILE, listed)
         reports = [report for case in prepared for report in case.reports]
         write_reports(building, reports)
         draw_overview(
@@ -250,7 +302,20 @@ def for_all(
     )
 
 
-def _check_scales(settings: ConversionSettings, num_objects: int, num_channels: int) -> None:
+def _read_annotated(
+    settings: ConversionSettings, cases: Sequence[str], objects: Sequence[str]
+) -> dict[str, dict[str, SliceList]]:
+    if settings.annotated_file is None:
+        return {}
+    listed = read_annotated(settings.annotated_file, cases, objects)
+    _LOG.info(
+        "%d of %d cases are listed as annotated; what is not listed follows --annotated %s.",
+        len(listed), len(cases), settings.annotated,
+    )  # fmt: skip
+    return listed
+
+
+def _check_settings(settings: ConversionSettings, num_objects: int, num_channels: int) -> None:
     problems = [
         f"{option} has {len(values)} values; expected 1, or {expected}, one per {each}."
         for option, values, expected, each in (
@@ -265,23 +330,32 @@ def _check_scales(settings: ConversionSettings, num_objects: int, num_channels: 
         for value in values or ()
         if not (np.isfinite(value) and value > 0)
     ]
+    if settings.annotated_margin < 0:
+        problems.append(f"--annotated-margin {settings.annotated_margin} is negative. Give a number of slices from 0.")
     if problems:
         raise InputError(problems)
 
 
-def _prepare(case: Case, building: Path, settings: ConversionSettings) -> _PreparedCase:
+def _prepare(
+    case: Case, building: Path, settings: ConversionSettings, listed: Mapping[str, SliceList]
+) -> _PreparedCase:
     """Write image, label map and contour voxels of a case; return what the second pass needs."""
-    image, grid, contours = case.read()
-    placed = place(contours, grid, case=case.name, outside=settings.outside)
+    content = case.read()
+    image, grid = content.image, content.grid
+    placed = place(content.contours, grid, case=case.name, outside=settings.outside)
     masks = [rasterise(placed, name) for name in placed.objects]
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
-    knowledge = [
-        slice_knowledge(slices, len(masks[0]), settings.annotated, _open_slices(placed, name))
-        for name, slices in zip(placed.objects, drawn, strict=True)
-    ]
+    if settings.annotated == "auto":
+        listed = {**content.annotated, **listed}
+    knowledge = [_knowledge(case.name, name, content.contours, placed, settings, listed) for name in placed.objects]
     known = np.array([one.known for one in knowledge])
+    if not content.contours.contours and not known.all(axis=0).any():
+        raise InputError(
+            f"Case '{case.name}': it has no contour, and on no slice are all objects known to be absent, so there is "
+            "nothing to learn from it. Remove it, or pass --missing absent if the objects are not there."
+        )
     labels: npt.NDArray[np.uint8 | np.uint16]
     if settings.overlap == "regions":
         labels, combinations = combine(masks)
@@ -307,6 +381,31 @@ def _prepare(case: Case, building: Path, settings: ConversionSettings) -> _Prepa
         voxel_counts,
         settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
         case_fingerprint(image, masks, voxels, tuple(grid.spacing_mm_zyx)),
+    )
+
+
+def _knowledge(
+    case: str,
+    name: str,
+    contours: ContourSet,
+    placed: PlacedContours,
+    settings: ConversionSettings,
+    listed: Mapping[str, SliceList],
+) -> SliceKnowledge:
+    """Tell on which slices an object is known: by list, by its absence, or by rule."""
+    num_slices = placed.grid.shape_zyx[0]
+    slices: list[int] | None = None
+    if name in listed:
+        slices = slices_within(listed[name], num_slices, case=case, object_name=name)
+    elif not contours.of(name):
+        slices = [] if settings.missing == "unknown" else list(range(num_slices))
+    return slice_knowledge(
+        drawn_slices(placed, name),
+        num_slices,
+        settings.annotated,
+        _open_slices(placed, name),
+        listed=slices,
+        margin=settings.annotated_margin,
     )
 
 

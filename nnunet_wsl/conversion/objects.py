@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from nnunet_wsl.errors import InputError
+
+Missing = Literal["error", "absent", "unknown"]
+"""What it means that a case has no contour of an object: an error, the object is not there, or nothing is known."""
 
 RESERVED_LABELS = ("background", "ignore")
 
@@ -69,7 +73,9 @@ def matching_names(names: Iterable[str], rois: Mapping[str, str]) -> list[str]:
     return [name for name in names if any(_matches(name, expression) for expression in rois.values())]
 
 
-def match_rois(case: str, num_contours: Mapping[str, int], rois: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def match_rois(
+    case: str, num_contours: Mapping[str, int], rois: Mapping[str, str], missing: Missing = "error"
+) -> dict[str, tuple[str, ...]]:
     """Assign the ROIs of one case to labels.
 
     Parameters
@@ -80,16 +86,19 @@ def match_rois(case: str, num_contours: Mapping[str, int], rois: Mapping[str, st
         Number of contours of each ROI of the case.
     rois : mapping of str to str
         Label to regular expression, which must match the whole ROI name, in any letter case.
+    missing : {"error", "absent", "unknown"}
+        Whether a label without an ROI, or an ROI without contours, is an error.
 
     Returns
     -------
     dict of str to tuple of str
-        Label to ROI names, in the order of ``rois``; several ROIs are united.
+        Label to ROI names, in the order of ``rois``; several ROIs are united, and there may be none if ``missing``
+        allows it.
 
     Raises
     ------
     InputError
-        If a label has no ROI, an ROI matches two labels, or an ROI has no contours.
+        If an ROI matches two labels, or, with ``missing`` an error, a label has no ROI or an ROI no contours.
     """
     matched = {
         label: tuple(name for name in num_contours if _matches(name, expression)) for label, expression in rois.items()
@@ -97,9 +106,9 @@ def match_rois(case: str, num_contours: Mapping[str, int], rois: Mapping[str, st
     listing = ", ".join(f"'{name}'" for name in num_contours) or "none"
     problems = [
         f"Case '{case}': no ROI matches '{rois[label]}' for label '{label}'. It has the ROIs {listing}. "
-        "Change the expression of --roi, or remove the case."
+        "Change the expression of --roi, say with --missing whether it is absent or unknown, or remove the case."
         for label, found in matched.items()
-        if not found
+        if not found and missing == "error"
     ]
     labels_of: dict[str, list[str]] = {}
     for label, found in matched.items():
@@ -113,9 +122,10 @@ def match_rois(case: str, num_contours: Mapping[str, int], rois: Mapping[str, st
     ]
     problems += [
         f"Case '{case}': ROI '{name}' for label '{labels[0]}' has no contours. "
-        "Draw it, leave it out with a narrower --roi, or remove the case."
+        "Draw it, leave it out with a narrower --roi, say with --missing whether it is absent or unknown, or remove "
+        "the case."
         for name, labels in labels_of.items()
-        if num_contours[name] == 0
+        if num_contours[name] == 0 and missing == "error"
     ]
     if problems:
         raise InputError(problems)

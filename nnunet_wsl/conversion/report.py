@@ -41,7 +41,9 @@ class ObjectReport:
     case, object : str
         Of which case and label.
     drawn_slices, first_slice, last_slice : int
-        Number of slices with a contour, and their range, counted from 0.
+        Number of slices with a contour, and their range, counted from 0; -1 if there is none.
+    known_slices, slices : int
+        Number of slices on which the object is drawn or known to be absent, and of all slices.
     step : int
         Usual distance between neighbouring drawn slices; 1 is a dense annotation.
     gaps : str
@@ -61,6 +63,8 @@ class ObjectReport:
     drawn_slices: int
     first_slice: int
     last_slice: int
+    known_slices: int
+    slices: int
     step: int
     gaps: str
     volume_mm3: float
@@ -88,6 +92,8 @@ class ObjectReport:
             drawn_slices=len(drawn),
             first_slice=int(drawn[0]) if len(drawn) else -1,
             last_slice=int(drawn[-1]) if len(drawn) else -1,
+            known_slices=int(knowledge.known.sum()),
+            slices=len(knowledge.known),
             step=knowledge.step,
             gaps=" ".join(f"{before}-{after}" for before, after in knowledge.gaps),
             volume_mm3=round(volume_mm3, 1),
@@ -157,11 +163,11 @@ def write_reports(dataset: Path, reports: Sequence[ObjectReport]) -> None:
 def log_reports(reports: Sequence[ObjectReport]) -> None:
     """Log a summary per object, and whatever a user should look at."""
     for name in dict.fromkeys(report.object for report in reports):
-        of_object = [report for report in reports if report.object == name]
+        of_object = [report for report in reports if report.object == name and report.drawn_slices]
         volumes_ml = [report.volume_mm3 / 1000 for report in of_object]
         steps = sorted({report.step for report in of_object})
         _LOG.info(
-            "Label '%s': %d cases, %d slices drawn (step %s), volume %.1f ml (%.1f to %.1f).",
+            "Label '%s': drawn in %d cases, %d slices (step %s), volume %.1f ml (%.1f to %.1f).",
             name, len(of_object), sum(report.drawn_slices for report in of_object),
             ", ".join(map(str, steps)), float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
         )  # fmt: skip
@@ -169,7 +175,12 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
         where = f"Case '{report.case}', label '{report.object}'"
         if report.gaps:
             _LOG.warning("%s: gaps wider than the usual %d slice(s): %s.", where, report.step, report.gaps)
-        if report.volume_mm3 == 0:
+        if not report.drawn_slices:
+            _LOG.warning(
+                "%s: no contours; the object is known to be absent on %d of %d slices.",
+                where, report.known_slices, report.slices,
+            )  # fmt: skip
+        elif report.volume_mm3 == 0:
             _LOG.warning("%s: the contours enclose no voxel centre, the mask is empty.", where)
         if report.clipped_contours:
             _LOG.warning(

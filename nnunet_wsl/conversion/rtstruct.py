@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
 
 from nnunet_wsl.contours import ContourSet, Grid, RTStruct, place, read_rtstruct
-from nnunet_wsl.conversion.cases import ConversionSettings, convert_cases, for_all
+from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases, for_all
 from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.matching import match_series
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
@@ -68,9 +65,9 @@ class RTStructCase:
         """Return the grid of the image and the contours of the labels."""
         return self.series.grid(), read_rtstruct(self.path).selected(self.sources)
 
-    def read(self) -> tuple[npt.NDArray[Any], Grid, ContourSet]:
-        """Return the image, shape (1, z, y, x), its grid, and the contours of the labels."""
-        return self.series.read()[None], *self.read_geometry()
+    def read(self) -> CaseContent:
+        """Read the image, of one channel, and the contours of the labels."""
+        return CaseContent(self.series.read()[None], *self.read_geometry())
 
 
 def convert_rtstruct(
@@ -219,7 +216,7 @@ def _make_cases(
 
     def make(named: tuple[str, _StructureSet]) -> RTStructCase:
         name, structure_set = named
-        sources = match_rois(name, structure_set.num_contours, rois)
+        sources = match_rois(name, structure_set.num_contours, rois, settings.missing)
         case = RTStructCase(name, structure_set.path, structure_set.series, sources)
         grid, contours = case.read_geometry()
         place(contours, grid, case=name, outside=settings.outside)

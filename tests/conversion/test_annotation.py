@@ -43,6 +43,28 @@ def test_a_slice_with_an_open_contour_is_drawn_but_not_known(rule):
     assert (found.step, found.gaps) == (1, ())
 
 
+@pytest.mark.parametrize(
+    ("rule", "drawn", "margin", "known"),
+    [
+        ("auto", [2, 4], 1, [K, U, K, U, K, U, K]),
+        ("auto", [1, 2], 2, [U, K, K, U, U, K, K]),
+        ("all", [1, 3], 1, [U, K, K, K, U, K, K]),
+        ("contoured", [3], 1, [U, U, U, K, U, U, U]),
+        ("auto", [0, 6], 9, [K, U, U, U, U, U, K]),
+        ("auto", [], 2, [K, K, K, K, K, K, K]),
+    ],
+)
+def test_margin_beyond_the_drawn_slices(rule, drawn, margin, known):
+    assert slice_knowledge(np.array(drawn, np.int64), 7, rule, margin=margin).known.tolist() == known
+
+
+def test_listed_slices_are_the_known_ones():
+    """What is drawn on slice 3 is not said to be complete; the contour on slice 5 is open."""
+    found = slice_knowledge(np.array([1, 3, 5]), 7, "all", [5], listed=[0, 1, 5], margin=1)
+    assert found.known.tolist() == [K, K, U, U, U, U, U]
+    assert (found.step, found.gaps) == (2, ())
+
+
 @given(st.sets(st.integers(0, 20), min_size=1), st.sampled_from(["auto", "all", "contoured"]))
 def test_drawn_slices_are_always_known(drawn, rule):
     drawn = np.array(sorted(drawn))

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,9 @@ def test_dataset_json(source, raw):
         "objects": ["right", "left"],
         "fusion": None,
         "annotated": "auto",
+        "annotated_file": None,
+        "annotated_margin": 0,
+        "missing": "error",
         "overlap": "error",
         "outside": "error",
     }
@@ -204,6 +208,111 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     convert_rtstruct(source, 502, "All", settings=ConversionSettings(annotated="all"))
     assert 3 not in read(raw / "Dataset502_All" / "labelsTr" / "ann_rs.nii.gz")
     assert "ignore" not in json.loads((raw / "Dataset502_All" / "dataset.json").read_text())["labels"]
+
+
+def test_listed_slices(source, raw, tmp_path):
+    """A is listed on slices 0 and 2, where it is drawn; on 4 its contour need not be all there is. B is never drawn."""
+    write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {0: [BESIDE_YX]}})
+    write_patient(source / "bob", rois={"A": {1: [RECTANGLE_YX]}, "B": {1: [BESIDE_YX]}})
+    listed = tmp_path / "annotated.json"
+    listed.write_text(json.dumps({"ann": {"A": "0,2", "*": "all"}}))
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_file=listed))
+    expected = np.zeros(SHAPE_ZYX, np.uint8)
+    expected[[1, 3, 4]] = 3
+    expected[[0, 2, 4], ROWS, COLUMNS] = 1
+    expected[0, 2:5, 8] = 2
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
+    assert 3 not in read(target / "labelsTr" / "bob.nii.gz")
+    assert json.loads((target / "wsl_annotated.json").read_text()) == {"ann": {"A": [0, 2], "B": "all"}}
+    block = json.loads((target / "dataset.json").read_text())["wsl"]
+    assert (block["annotated"], block["annotated_file"]) == ("auto", "wsl_annotated.json")
+    with (target / "wsl_report.csv").open() as file:
+        assert [(row["known_slices"], row["slices"]) for row in csv.DictReader(file)] == [
+            ("2", "5"), ("5", "5"), ("5", "5"), ("5", "5")
+        ]  # fmt: skip
+
+    listed.write_text(json.dumps({"ann": {"A": "0-5"}, "bob": {"B": [7]}}))
+    with pytest.raises(InputError) as caught:
+        convert_rtstruct(source, 502, "Bad", settings=ConversionSettings(annotated_file=listed))
+    assert [problem.split(" is listed")[0] for problem in caught.value.problems] == [
+        "Case 'ann', object 'A': slice 5",
+        "Case 'bob', object 'B': slice 7",
+    ]
+    assert [path.name for path in raw.iterdir()] == ["Dataset501_Test"]
+
+
+def test_margin(source, raw):
+    write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX], 2: [RECTANGLE_YX]}})
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_margin=1))
+    expected = np.zeros(SHAPE_ZYX, np.uint8)
+    expected[[0, 3]] = 2
+    expected[1:3, ROWS, COLUMNS] = 1
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
+
+
+def write_incomplete_patients(source):
+    """Bob has no ROI B, in cid it has no contours, and dan has neither object."""
+    write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX]}, "B": {2: [BESIDE_YX]}})
+    write_patient(source / "bob", rois={"A": {1: [RECTANGLE_YX]}})
+    write_patient(source / "cid", rois={"A": {1: [RECTANGLE_YX]}, "B": {}})
+    write_patient(source / "dan", rois={"Heart": {1: [RECTANGLE_YX]}})
+
+
+def test_missing_objects_that_are_absent(source, raw, caplog):
+    write_incomplete_patients(source)
+    target = convert_rtstruct(
+        source, 501, "Test", rois={"A": "A", "B": "B"}, settings=ConversionSettings(missing="absent")
+    )
+    expected = np.zeros(SHAPE_ZYX, np.uint8)
+    np.testing.assert_array_equal(read(target / "labelsTr" / "dan.nii.gz"), expected)
+    expected[1, ROWS, COLUMNS] = 1
+    for case in ("bob", "cid"):
+        np.testing.assert_array_equal(read(target / "labelsTr" / f"{case}.nii.gz"), expected)
+        assert (read(target / "imagesTr" / f"{case}_0001.nii.gz") > 0).any()
+        assert (read(target / "imagesTr" / f"{case}_0002.nii.gz") == 0).all()
+    assert "Case 'bob', label 'B': no contours; the object is known to be absent on 5 of 5 slices" in caplog.text
+    assert json.loads((target / "dataset.json").read_text())["wsl"]["missing"] == "absent"
+
+
+@pytest.mark.parametrize("overlap", ["error", "priority", "regions"])
+def test_missing_objects_that_are_unknown(source, raw, overlap, caplog):
+    """Outside A, bob and cid may have B anywhere; A and B never overlap. Dan, with neither, teaches nothing."""
+    write_incomplete_patients(source)
+    settings = ConversionSettings(missing="unknown", overlap=overlap)
+    problem = only_problem_of(source, raw, rois={"A": "A", "B": "B"}, settings=settings)
+    assert problem.startswith("Case 'dan': it has no contour, and on no slice are all objects known to be absent")
+    shutil.rmtree(source / "dan")
+    target = convert_rtstruct(source, 501, "Test", rois={"A": "A", "B": "B"}, settings=settings)
+    expected = np.full(SHAPE_ZYX, 3, np.uint8)
+    expected[1, ROWS, COLUMNS] = 1
+    for case in ("bob", "cid"):
+        np.testing.assert_array_equal(read(target / "labelsTr" / f"{case}.nii.gz"), expected)
+    assert 3 not in read(target / "labelsTr" / "ann.nii.gz")
+    assert "Case 'cid', label 'B': no contours; the object is known to be absent on 0 of 5 slices" in caplog.text
+
+
+def test_a_missing_object_that_may_overlap(source, raw):
+    """Inner lies in Outer in ann; bob has Outer only, and nobody knows where Inner is: maybe anywhere in Outer."""
+    write_patient(source / "ann", rois=TWO_ROIS)
+    write_patient(source / "bob", rois={"Outer": {1: [RECTANGLE_YX]}})
+    settings = ConversionSettings(missing="unknown", overlap="regions")
+    target = convert_rtstruct(source, 501, "Test", rois={"in": "Inner", "out": "Outer"}, settings=settings)
+    expected = np.zeros(SHAPE_ZYX, np.uint8)  # outside Outer there is never an Inner
+    expected[1, ROWS, COLUMNS] = 3
+    np.testing.assert_array_equal(read(target / "labelsTr" / "bob.nii.gz"), expected)
+
+
+def test_a_label_that_no_case_has(source, raw):
+    write_patient(source / "ann")
+    problem = only_problem_of(
+        source, raw, rois={"A": "GTV", "B": "Lung"}, settings=ConversionSettings(missing="absent")
+    )
+    assert problem == "No case has a contour of label 'B'. Draw it in one, or leave the label out."
+
+
+def test_a_negative_margin(source, raw):
+    write_patient(source / "ann")
+    assert "--annotated-margin -1" in only_problem_of(source, raw, settings=ConversionSettings(annotated_margin=-1))
 
 
 def test_open_contours_leave_their_slice_ignored(source, raw):
@@ -501,7 +610,13 @@ def test_command(source, raw, capsys):
     assert block["relevance_settings"]["sigma_mm"] == [2.0]
     assert main([*arguments, "--roi", "tumour=GTV"]) == 2
     assert "Pass --overwrite" in capsys.readouterr().err
-    assert main([*arguments, "--roi", "tumour=GTV", "--overwrite"]) == 0
+    listed = source.parent / "annotated.csv"
+    listed.write_text("case,object,slices\nann_rs,*,1-2\n")
+    assert main([*arguments, "--roi", "tumour=GTV", "--overwrite", "--annotated", str(listed)]) == 0
+    labels = read(raw / "Dataset501_Test" / "labelsTr" / "ann_rs.nii.gz")
+    assert [(plane == 2).any() for plane in labels] == [True, False, False, True, True]
+    assert main([*arguments, "--roi", "tumour=GTV", "--overwrite", "--annotated", "no-such-file"]) == 2
+    assert "no-such-file: the list of annotated slices cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("roi", [["GTV"], ["a="], ["a=x", "a=y"]])

@@ -26,6 +26,14 @@ def test_all_problems_of_a_case_are_reported():
     assert all(problem.startswith("Case 'a': ") for problem in caught.value.problems)
 
 
+@pytest.mark.parametrize("missing", ["absent", "unknown"])
+def test_missing_rois_that_are_expected(missing):
+    rois = {"tumour": "GTV", "lung": "Lung.*"}
+    assert match_rois("a", {"GTV": 0, "Heart": 3}, rois, missing) == {"tumour": ("GTV",), "lung": ()}
+    with pytest.raises(InputError, match="matches the labels 'x', 'y'"):
+        match_rois("a", {"GTV": 1}, {"x": "GTV", "y": "G.*"}, missing)
+
+
 def test_without_expressions_every_roi_is_a_label():
     rois = rois_of_all({"a": ("Lung (L)", "GTV+"), "b": ("GTV+", "Lung (L)")})
     assert list(rois) == ["Lung (L)", "GTV+"]
