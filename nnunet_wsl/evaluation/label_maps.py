@@ -123,15 +123,16 @@ def read_pair(pair: CasePair, reader: Any, labels: ScoredLabels) -> tuple[LabelM
     problems = []
     for role, path, allowed in (
         ("prediction", pair.pred, labels.predictable),
-        ("reference", pair.ref, labels.predictable | ({labels.ignore} - {None})),
+        ("reference", pair.ref, labels.known),
     ):
         try:
             label_map = _read(path, reader)
         except InputError as error:
             problems += [f"Case '{pair.case}': {problem}" for problem in error.problems]
             continue
-        unknown = sorted(set(np.unique(label_map.values).tolist()) - allowed)
-        if unknown:
+        known = np.isin(label_map.values, list(allowed))
+        if not known.all():
+            unknown = np.unique(label_map.values[~known]).tolist()
             problems.append(
                 f"Case '{pair.case}': the {role} '{path}' has the values {_listed(unknown)}; dataset.json knows "
                 f"{_listed(sorted(allowed))}. Check that both belong to this dataset."

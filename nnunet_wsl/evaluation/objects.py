@@ -54,6 +54,11 @@ class ScoredLabels:
         """Values that a prediction may have."""
         return frozenset({0}.union(*(obj.values for obj in self.objects)))
 
+    @property
+    def known(self) -> frozenset[int]:
+        """Values that a reference may have."""
+        return self.predictable if self.ignore is None else self.predictable | {self.ignore}
+
     @classmethod
     def from_dataset_json(cls, dataset_json: Mapping[str, Any], source: object) -> ScoredLabels:
         """Read the labels as nnU-Net does: regions if any label is made of several values, else plain labels.

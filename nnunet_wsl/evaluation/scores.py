@@ -163,38 +163,24 @@ def score_label_maps(
     """
     if ref.shape[0] == 1:
         pred, ref, spacing_mm = pred[0], ref[0], spacing_mm[1:]
-    scored = np.ones(ref.shape, bool) if labels.ignore is None else ref != labels.ignore
-    # All counts of all objects come from one table of reference values by predicted values.
-    table = _joint_histogram(ref[scored], pred[scored], 1 + max(labels.predictable))
+    scored = None if labels.ignore is None else ref != labels.ignore
+    num_scored = ref.size if scored is None else int(scored.sum())
     boxes_ref, boxes_pred = _boxes(ref), _boxes(pred)
     worst_mm = diagonal_mm(ref.shape, spacing_mm)
     scores = {}
     for obj in labels.objects:
-        values = np.isin(np.arange(len(table)), obj.values)
         box = _union([boxes[v] for boxes in (boxes_ref, boxes_pred) for v in obj.values if v in boxes], ref.shape)
+        predicted, expected = np.isin(pred[box], obj.values), np.isin(ref[box], obj.values)
+        known = None if scored is None else scored[box]
+        surface = surface_metrics(predicted, expected, spacing_mm, obj.tolerance_mm, scored=known, worst_mm=worst_mm)
+        if known is not None:
+            predicted, expected = predicted & known, expected & known
+        tp = int((predicted & expected).sum())
+        fp, fn = int(predicted.sum()) - tp, int(expected.sum()) - tp
         scores[obj.key] = ObjectScores(
-            tp=int(table[values][:, values].sum()),
-            fp=int(table[~values][:, values].sum()),
-            fn=int(table[values][:, ~values].sum()),
-            tn=int(table[~values][:, ~values].sum()),
-            surface=surface_metrics(
-                np.isin(pred[box], obj.values),
-                np.isin(ref[box], obj.values),
-                spacing_mm,
-                obj.tolerance_mm,
-                scored=None if labels.ignore is None else scored[box],
-                worst_mm=worst_mm,
-            ),
-            voxel_mm3=float(np.prod(spacing_mm)),
+            tp=tp, fp=fp, fn=fn, tn=num_scored - tp - fp - fn, surface=surface, voxel_mm3=float(np.prod(spacing_mm))
         )
     return scores
-
-
-def _joint_histogram(
-    ref: npt.NDArray[np.integer], pred: npt.NDArray[np.integer], num_values: int
-) -> npt.NDArray[np.int64]:
-    pairs = ref.astype(np.int64) * num_values + pred
-    return np.bincount(pairs, minlength=num_values**2).reshape(num_values, num_values)
 
 
 def _boxes(label_map: npt.NDArray[np.integer]) -> dict[int, tuple[slice, ...]]:
