@@ -15,8 +15,10 @@ class InputError(ValueError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
+        """Join the problems, one per line."""
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[str, ...]]]:
+        """Cross process borders with all problems."""
         return (type(self), (self.problems,))
