@@ -39,7 +39,7 @@ def bfloat16_on_cpu() -> bool:
 
 
 def autocast_forward(network: nn.Module, enabled: Callable[[], bool]) -> None:
-    """Run the forward pass of a network under bfloat16 autocast on the CPU; losses stay outside it.
+    """Run the forward pass of a network under bfloat16 autocast on the CPU; its outputs are float32 for the loss.
 
     Parameters
     ----------
@@ -52,6 +52,7 @@ def autocast_forward(network: nn.Module, enabled: Callable[[], bool]) -> None:
 
     def forward(*args: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled()):
-            return stock_forward(*args)
+            output = stock_forward(*args)
+        return [level.float() for level in output] if isinstance(output, list | tuple) else output.float()
 
     network.forward = forward

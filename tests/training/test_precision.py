@@ -31,11 +31,28 @@ def test_the_processor_decides_without_the_variable(monkeypatch):
     assert bfloat16_on_cpu() is True
 
 
-def test_forward_in_bfloat16_only_while_enabled():
-    network, image = nn.Conv2d(1, 2, 3), torch.randn(1, 1, 7, 5)
+class TwoLevels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 3)
+
+    def forward(self, image):
+        return [self.layer(image), self.layer(image[..., ::2])]
+
+
+@pytest.mark.parametrize("network", [nn.Conv2d(1, 2, 3), TwoLevels()])
+def test_forward_in_bfloat16_only_while_enabled(network):
+    torch.manual_seed(0)
+    image = torch.randn(1, 1, 7, 11)
+    exact = network(image)
     enabled = True
     autocast_forward(network, lambda: enabled)
-    assert network(image).dtype == torch.bfloat16
+    levels = network(image) if isinstance(exact, list) else [network(image)]
+    for level, expected in zip(levels, exact if isinstance(exact, list) else [exact], strict=True):
+        assert level.dtype == torch.float32  # losses are float32
+        assert torch.equal(level, level.bfloat16().float())  # of a bfloat16 product
+        torch.testing.assert_close(level, expected, atol=2e-2, rtol=2e-2)
+        assert not torch.equal(level, expected)
     assert not torch.is_autocast_enabled("cpu")
     enabled = False
-    assert network(image).dtype == torch.float32
+    torch.testing.assert_close(network(image), exact, atol=0, rtol=0)
