@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nnunet_wsl.conversion.between import CERTAINTY, Interpolation, interpolate
+
+SPACING_MM = (3.0, 0.7, 1.1)
+
+Mask = NDArray[np.bool_]
+
+
+def disc(shape: tuple[int, int], centre: tuple[float, float], radius: float) -> Mask:
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return np.asarray((y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2)
+
+
+def dice(a: Mask, b: Mask) -> float:
+    return float(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))
+
+
+def from_slices(truth: Mask, slices: list[int], **given: Any) -> Interpolation:
+    """Interpolate between some slices of a mask."""
+    known = np.zeros(len(truth), dtype=np.bool_)
+    known[slices] = True
+    return interpolate(truth & known[:, None, None], known, given.pop("spacing_mm_zyx", (1.0, 1.0, 1.0)), **given)
+
+
+def test_shape_that_does_not_change_is_repeated_and_only_its_contour_is_uncertain() -> None:
+    shape = disc((21, 27), (10, 12), 6)
+    found = from_slices(np.stack([shape] * 5), [0, 4], spacing_mm_zyx=(3.0, 1.0, 1.0))
+    np.testing.assert_array_equal(found.mask, [shape] * 5)
+    (gap,) = found.gaps
+    assert (gap.first, gap.last, gap.distance_mm, gap.shift_mm, gap.change_mm) == (0, 4, 12.0, 0.0, 0.0)
+    # 0.13 of a voxel, so the nearest voxels, half a voxel off the contour, have log-odds 0.5 / 0.13 on either side.
+    assert gap.uncertainty_mm == pytest.approx(0.13)
+    assert gap.gate_mm(0.95) == pytest.approx(0.13 * math.log(19), rel=1e-6)
+    assert found.probability[2, 10, 12 + 6] == pytest.approx(1 / (1 + math.exp(-0.5 / 0.13)), rel=1e-5)
+    assert found.probability[2, 10, 12 + 7] == pytest.approx(1 / (1 + math.exp(0.5 / 0.13)), rel=1e-5)
+
+
+def test_shift_in_mm_widens_the_gate() -> None:
+    truth = np.zeros((5, 20, 24), dtype=np.bool_)
+    truth[0, 4:12, 5:14] = truth[4, 7:15, 7:16] = True  # 3 rows and 2 columns further
+    (gap,) = from_slices(truth, [0, 4], spacing_mm_zyx=SPACING_MM).gaps
+    shift_mm = math.hypot(3 * 0.7, 2 * 1.1)
+    assert gap.shift_mm == pytest.approx(shift_mm)
+    assert gap.change_mm == pytest.approx(0, abs=1e-5)
+    assert gap.uncertainty_mm == pytest.approx(0.13 * math.sqrt(0.7 * 1.1) + 0.035 * shift_mm)
+
+
+def test_small_object_that_moves_by_more_than_its_size_is_followed() -> None:
+    truth = np.stack([disc((17, 31), (8, 6 + 4 * z), 3) for z in range(5)])
+    found = from_slices(truth, [0, 4])
+    np.testing.assert_array_equal(found.mask, truth)  # discs at both ends do not overlap
+
+
+def test_bulge_between_equal_slices_comes_from_the_slices_beyond() -> None:
+    # A ball's slices at -3 and 3 are equal; those at -9 and 9 tell that it is thicker between them.
+    z, y, x = np.ogrid[-10:11, -15:16, -16:17]
+    ball = np.asarray(z**2 + y**2 + x**2 <= 12.3**2)
+    with_others, alone = from_slices(ball, [1, 7, 13, 19]).mask, from_slices(ball, [7, 13]).mask
+    np.testing.assert_array_equal(alone[10], ball[7])
+    assert dice(alone[10], ball[10]) < 0.98 < dice(with_others[10], ball[10])
+    assert dice(with_others[1:20], ball[1:20]) > 0.98
+
+
+def test_cone_grows_evenly() -> None:
+    truth = np.stack([disc((31, 33), (15, 16), 4 + 2 * z) for z in range(5)])
+    found = from_slices(truth, [0, 4])
+    for z in range(1, 4):
+        radius = math.sqrt(np.count_nonzero(found.mask[z]) / math.pi)
+        assert radius == pytest.approx(4 + 2 * z, abs=0.4)
+    # The two contours are 8 mm apart, each known to half a voxel.
+    assert found.gaps[0].change_mm == pytest.approx(8, abs=1)
+
+
+def test_object_that_branches() -> None:
+    shape = (25, 41)
+    left, right = disc(shape, (12, 12), 5), disc(shape, (12, 28), 5)
+    trunk = np.zeros(shape, dtype=np.bool_)
+    trunk[8:17, 8:33] = True
+    found = from_slices(np.stack([trunk, trunk, trunk, left | right, left | right]), [0, 4]).mask
+    assert found[1, 12, 20]
+    assert not found[3, 12, 20]
+    assert found[1:4, 12, [12, 28]].all()
+
+
+def test_part_that_ends_shrinks_and_leaves_the_others_alone() -> None:
+    shape = (21, 61)
+    stays, ends = disc(shape, (10, 9), 5), disc(shape, (10, 50), 5)
+    truth = np.stack([stays | ends] * 4 + [stays] * 5)
+    found = from_slices(truth, [0, 8])
+    np.testing.assert_array_equal(found.mask[:, :, :30], truth[:, :, :30])
+    areas = np.count_nonzero(found.mask[:, :, 30:], axis=(1, 2))
+    assert (np.diff(areas) <= 0).all()
+    assert areas[1] > 0.6 * areas[0]
+    assert (areas[4:] <= 1).all()  # half way, by rule
+    assert found.gaps[0].shift_mm == 0
+
+
+def test_object_shrinks_towards_a_slice_without_it() -> None:
+    shape = disc((19, 23), (9, 11), 7)
+    truth = np.stack([shape & False, *[shape] * 9, shape & False])
+    found = from_slices(truth, [0, 4, 6, 10])
+    areas = np.count_nonzero(found.mask, axis=(1, 2)).tolist()
+    assert areas == areas[::-1]
+    assert areas[0] == 0 < areas[1] < areas[2] < areas[3] < areas[4] == areas[5]
+    assert [(gap.first, gap.last) for gap in found.gaps] == [(0, 4), (4, 6), (6, 10)]
+
+
+def test_object_that_is_absent_for_a_while() -> None:
+    shape = disc((19, 23), (9, 11), 6)
+    none = shape & False
+    found = from_slices(np.stack([shape, none, none, none, none, none, shape, none, none]), [0, 3, 6, 8])
+    assert found.mask.any(axis=(1, 2)).tolist() == [True, True, True, False, True, True, True, True, False]
+    np.testing.assert_array_equal(found.mask[[1, 2]], found.mask[[5, 4]])
+
+
+def test_hole_stays_a_hole() -> None:
+    shape = disc((23, 27), (11, 13), 9) & ~disc((23, 27), (11, 13), 4)
+    np.testing.assert_array_equal(from_slices(np.stack([shape] * 3), [0, 2]).mask[1], shape)
+
+
+@pytest.mark.parametrize("slices", [[], [2], [0, 1, 2, 3, 4]])
+def test_nothing_between_known_slices(slices: list[int]) -> None:
+    truth = np.random.default_rng(0).random((5, 7, 11)) < 0.5
+    found = from_slices(truth, slices)
+    assert found.gaps == ()
+    expected = np.full(truth.shape, 0.5)
+    expected[slices] = truth[slices]
+    np.testing.assert_array_equal(found.probability, expected)
+    np.testing.assert_array_equal(found.confident().all(axis=(1, 2)), np.isin(range(5), slices))
+    assert not found.mask[np.setdiff1d(range(5), slices)].any()
+
+
+def test_object_that_is_never_there_is_known_to_be_absent_between() -> None:
+    found = from_slices(np.zeros((5, 7, 11), dtype=np.bool_), [0, 4])
+    assert (found.probability == 0).all()
+    assert found.gaps == ()
+
+
+@pytest.mark.parametrize("known", [[True, False, True], [True, False, False]])
+def test_what_is_drawn_on_an_unknown_slice_is_inside(known: list[bool]) -> None:
+    mask = np.zeros((3, 7, 11), dtype=np.bool_)
+    mask[1, 2, 3] = True
+    assert interpolate(mask, known, SPACING_MM).probability[1, 2, 3] == 1
+
+
+def test_object_that_fills_the_image() -> None:
+    found = from_slices(np.ones((5, 7, 11), dtype=np.bool_), [0, 4], spacing_mm_zyx=SPACING_MM)
+    assert found.mask.all()
+
+
+def test_object_at_the_border_of_the_image() -> None:
+    truth = np.zeros((5, 17, 19), dtype=np.bool_)
+    truth[:, :6, 12:] = True
+    np.testing.assert_array_equal(from_slices(truth, [0, 4]).mask, truth)
+
+
+def test_one_voxel_per_slice() -> None:
+    truth = np.zeros((3, 7, 11), dtype=np.bool_)
+    truth[:, 3, 5] = True
+    np.testing.assert_array_equal(from_slices(truth, [0, 2], spacing_mm_zyx=SPACING_MM).mask, truth)
+
+
+def square_that_bulges() -> tuple[Mask, NDArray[np.float32]]:
+    """Return a square that is larger by two voxels on the middle one of five slices, and a noisy image of it."""
+    truth = np.zeros((5, 31, 33), dtype=np.bool_)
+    truth[:, 10:21, 11:22] = True
+    truth[2, 8:23, 9:24] = True
+    # The contour moves a little between the known slices, so that the shape alone is not sure of it.
+    truth[4, 20] = False
+    image = np.random.default_rng(0).normal(100, 8, truth.shape) + 60 * truth
+    return truth, image[np.newaxis].astype(np.float32)
+
+
+def test_image_shows_where_the_contour_is() -> None:
+    # A wide gap: the same shapes with voxels of 0.2 mm at one end would leave the image nothing to say.
+    truth, image = square_that_bulges()
+    truth[0, :, :18] = False
+    with_image, without = from_slices(truth, [0, 4], image=image), from_slices(truth, [0, 4])
+    assert dice(with_image.mask[2], truth[2]) > dice(without.mask[2], truth[2]) + 0.02
+
+
+def test_image_may_be_given_in_any_unit_and_twice() -> None:
+    truth, image = square_that_bulges()
+    expected = from_slices(truth, [0, 4], image=image).probability
+    assert np.abs(expected - from_slices(truth, [0, 4]).probability).max() > 0.1
+    for other in (image * 0.01 - 7, -image, np.concatenate([image, image])):
+        np.testing.assert_allclose(from_slices(truth, [0, 4], image=other).probability, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_image_that_says_nothing(value: float) -> None:
+    truth, image = square_that_bulges()
+    expected = from_slices(truth, [0, 4]).probability
+    found = from_slices(truth, [0, 4], image=np.full_like(image, value)).probability
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_voxels_without_a_number_tell_nothing_and_spoil_nothing() -> None:
+    truth, image = square_that_bulges()
+    spoilt = image.copy()
+    spoilt[0, 2, 9] = np.inf
+    spoilt[0, 0, 15, 15] = np.nan
+    found = from_slices(truth, [0, 4], image=spoilt).probability
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[2, 9], from_slices(truth, [0, 4]).probability[2, 9])
+    rows = np.setdiff1d(range(31), [9])
+    np.testing.assert_allclose(found[2, rows], from_slices(truth, [0, 4], image=image).probability[2, rows], atol=0.1)
+
+
+@st.composite
+def annotations(draw: st.DrawFn) -> tuple[Mask, Mask, NDArray[np.float32]]:
+    """Draw smooth random masks (z, y, x), known slices (z,) and images (1, z, y, x)."""
+    shape = draw(st.tuples(st.integers(1, 8), st.integers(1, 12), st.integers(1, 15)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    noise = rng.normal(size=shape)
+    smooth = sum(np.roll(noise, shift, axis) for axis in (1, 2) for shift in (-1, 0, 1))
+    mask = np.asarray(smooth > draw(st.sampled_from([-1.0, 0.0, 2.0])))
+    known = np.array(draw(st.lists(st.booleans(), min_size=shape[0], max_size=shape[0])))
+    mask &= known[:, None, None]
+    image = (smooth + rng.normal(size=shape))[np.newaxis].astype(np.float32)
+    return mask, known, image
+
+
+@settings(max_examples=60, deadline=None)
+@given(annotations(), st.sampled_from([0, 1, 2]), st.booleans())
+def test_mirrored_volumes_give_mirrored_results(
+    case: tuple[Mask, Mask, NDArray[np.float32]], axis: int, with_image: bool
+) -> None:
+    mask, known, image = case
+    found = interpolate(mask, known, SPACING_MM, image if with_image else None)
+    mirrored = interpolate(
+        np.flip(mask, axis),
+        known[::-1] if axis == 0 else known,
+        SPACING_MM,
+        np.flip(image, axis + 1) if with_image else None,
+    )
+    np.testing.assert_allclose(np.flip(mirrored.probability, axis), found.probability, atol=2e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(annotations(), st.floats(0.1, 10))
+def test_invariants(case: tuple[Mask, Mask, NDArray[np.float32]], scale: float) -> None:
+    mask, known, image = case
+    found = interpolate(mask, known, SPACING_MM, image)
+    np.testing.assert_array_equal(found.probability[known], mask[known])
+    assert (found.probability >= 0).all()
+    assert (found.probability <= 1).all()
+    swapped = interpolate(mask.swapaxes(1, 2), known, (3.0, 1.1, 0.7), image.swapaxes(2, 3))
+    np.testing.assert_allclose(swapped.probability.swapaxes(1, 2), found.probability, atol=2e-3)
+    scaled = interpolate(mask, known, [scale * spacing for spacing in SPACING_MM], image)
+    np.testing.assert_allclose(scaled.probability, found.probability, atol=2e-3)
+    for gap in found.gaps:
+        assert known[[gap.first, gap.last]].all()
+        assert not known[gap.first + 1 : gap.last].any()
+        assert gap.uncertainty_mm > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(annotations(), st.floats(0.6, 0.99))
+def test_confident_voxels_are_those_outside_the_gate(
+    case: tuple[Mask, Mask, NDArray[np.float32]], certainty: float
+) -> None:
+    found = interpolate(*case[:2], SPACING_MM)
+    odds = found.probability / np.maximum(1 - found.probability, 1e-12)
+    least = certainty / (1 - certainty)
+    expected = (odds > least * 1.0001) | (odds < 0.9999 / least)
+    undecided = (np.abs(odds / least - 1) < 1e-3) | (np.abs(odds * least - 1) < 1e-3)
+    np.testing.assert_array_equal(found.confident(certainty)[~undecided], expected[~undecided])
+
+
+@pytest.mark.parametrize(
+    ("given_wrong", "message"),
+    [
+        ({"mask": np.zeros((7, 11))}, r"a mask \(z, y, x\)"),
+        ({"known": [True] * 4}, r"one value per slice, not \(5, 7, 11\) and \(4,\)"),
+        ({"spacing_mm_zyx": (1.0, 0.0, 1.0)}, "positive spacings"),
+        ({"spacing_mm_zyx": (1.0, 1.0)}, "positive spacings"),
+        ({"image": np.zeros((5, 7, 11))}, r"an image \(C, 5, 7, 11\)"),
+    ],
+)
+def test_arrays_that_do_not_fit(given_wrong: dict[str, Any], message: str) -> None:
+    right = {"mask": np.zeros((5, 7, 11)), "known": [True] * 5, "spacing_mm_zyx": SPACING_MM}
+    with pytest.raises(ValueError, match=message):
+        interpolate(**(right | given_wrong))
+
+
+@pytest.mark.parametrize("certainty", [0.5, 1.0])
+def test_certainty_must_leave_something(certainty: float) -> None:
+    with pytest.raises(ValueError, match=r"above 0\.5 and below 1"):
+        from_slices(np.ones((1, 2, 3), dtype=np.bool_), [0]).confident(certainty)
+
+
+def test_every_fourth_slice_of_hippocampi() -> None:
+    data = os.environ.get("NNUNET_WSL_TEST_DATA")
+    if not data:
+        pytest.skip("NNUNET_WSL_TEST_DATA is not set")
+    import SimpleITK as sitk
+
+    right, confident, total = 0, 0, 0
+    for label_file in sorted(Path(data, "hippocampus", "labels").glob("*.nii.gz"))[60:75]:
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(label_file))
+        image = sitk.GetArrayFromImage(sitk.ReadImage(label_file.parents[1] / "images" / label_file.name))
+        for label in (1, 2):
+            truth = labels == label
+            shown = np.flatnonzero(truth.any(axis=(1, 2)))
+            drawn = shown[::4]
+            found = from_slices(truth, drawn.tolist(), image=image[np.newaxis])
+            between = np.setdiff1d(np.arange(drawn[0], drawn[-1]), drawn)
+            box = (between, *(slice(axis.min() - 3, axis.max() + 4) for axis in np.nonzero(truth)[1:]))
+            sure = found.confident(CERTAINTY)[box[0]][:, box[1], box[2]]
+            correct = (found.mask == truth)[box[0]][:, box[1], box[2]]
+            right += np.count_nonzero(correct & sure)
+            confident += np.count_nonzero(sure)
+            total += sure.size
+    assert right / confident >= 0.996
+    assert confident / total >= 0.85
