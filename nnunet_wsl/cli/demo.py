@@ -26,8 +26,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo and print its commands, the Dice and where the picture is."""
-    from nnunet_wsl.demo.pipeline import run_demo
+    import torch
 
+    from nnunet_wsl.demo.pipeline import run_demo
+    from nnunet_wsl.errors import InputError
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("No CUDA device found. Leave out --device to run the demo on the CPU.")
     start = time.monotonic()
 
     def report(command: str) -> None:

@@ -15,11 +15,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "object: 1 where the model is sure that a contour runs, blurred where it is not.",
     )
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="images, as for nnUNetv2_predict")
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where to write CASE_OBJECT.nii.gz")
+    parser.add_argument(
+        "-o", type=Path, required=True, metavar="FOLDER", help="where to write CASE_0000.nii.gz and so on"
+    )
     parser.add_argument("-m", type=Path, required=True, metavar="FOLDER", help="model folder, with fold_0 and so on")
     parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds to average (default: 0)")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
     parser.add_argument("-device", choices=("cpu", "cuda", "mps"), default="cuda", help="default: %(default)s")
+    parser.add_argument("--continue_prediction", action="store_true", help="keep the maps that are there already")
     parser.set_defaults(func=run)
 
 
@@ -33,7 +36,13 @@ def run(args: argparse.Namespace) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("No CUDA device found. Add: -device cpu (or mps).")
     written = predict_relevance(
-        args.i, args.o, args.m, folds=args.f, checkpoint=args.chk, device=torch.device(args.device)
+        args.i,
+        args.o,
+        args.m,
+        folds=args.f,
+        checkpoint=args.chk,
+        device=torch.device(args.device),
+        continue_prediction=args.continue_prediction,
     )
-    print(f"{len(written)} relevance maps in {args.o}")
+    print(f"{len(written)} relevance maps in {args.o}; relevance.json says which object is which.")
     return 0

@@ -36,14 +36,14 @@ def run(args: argparse.Namespace) -> int:
                 for variable in unset
             )
     os.environ[VARIABLE] = trainer_folders()
-    if "-tr" not in arguments:
-        arguments = [*arguments, "-tr", "WSLTrainer"]
 
     import torch
     from nnunetv2.run.run_training import run_training_entry
 
-    if "-device" not in arguments and not asks_for_help and not torch.cuda.is_available():
+    names_device = any(argument.startswith("-d") for argument in arguments)
+    if not names_device and not asks_for_help and not torch.cuda.is_available():
         raise InputError("No CUDA device found, and nnU-Net trains on CUDA by default. Add: -device cpu (or mps).")
-    sys.argv = ["nnUNetv2_train", *arguments]
+    # The default comes first: of several -tr, however spelt, the last one counts.
+    sys.argv = ["nnUNetv2_train", "-tr", "WSLTrainer", *arguments]
     run_training_entry()
     return 0

@@ -56,9 +56,7 @@ def run_demo(folder: Path, *, device: str = "cpu", report: Callable[[str], None]
     Raises
     ------
     InputError
-        If the folder exists.
-    subprocess.CalledProcessError
-        If one of the commands fails.
+        If the folder exists, or one of the commands fails.
     """
     if folder.exists():
         raise InputError(f"The folder '{folder}' exists already. Remove it, or choose another with --out.")
@@ -85,7 +83,9 @@ def run_demo(folder: Path, *, device: str = "cpu", report: Callable[[str], None]
         words = [str(argument) for argument in arguments]
         report(shlex.join(words))
         program = shutil.which(words[0], path=str(Path(sys.executable).parent)) or words[0]
-        subprocess.run([program, *words[1:]], env=environment, check=True)
+        code = subprocess.run([program, *words[1:]], env=environment, check=False).returncode
+        if code:
+            raise InputError(f"The command '{words[0]}' failed with exit code {code}; its own message is above.")
 
     command("nnunet_wsl", "convert", "rtstruct", dicom / "training", "--dataset", DATASET_ID, "--name", "Demo")
     command("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", _CONFIGURATION, "-np", min(4, cores))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +70,10 @@ class RelevancePredictor:
             raise InputError(
                 f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer." for path in without
             )
+        if len({tuple(head["objects"]) for head in heads}) > 1:
+            raise InputError(
+                f"The folds {', '.join(map(str, folds))} in '{model}' have relevance maps of other objects."
+            )
         self.objects: tuple[str, ...] = tuple(heads[0]["objects"])
         self._weights_of_heads = [head["weights"] for head in heads]
         self._predictor = nnUNetPredictor(device=device, allow_tqdm=False)
@@ -78,7 +83,8 @@ class RelevancePredictor:
                 "Relevance maps of a cascade's second stage are not supported. Predict with its 3d_lowres stage, or "
                 "train 3d_fullres alone."
             )
-        network = self._predictor.network
+        # nnU-Net compiles the network if nnUNet_compile says so.
+        network = getattr(self._predictor.network, "_orig_mod", self._predictor.network)
         self._head = RelevanceHead(network, len(self.objects))
         self._predictor.network = _RelevanceOutput(network)
         # nnU-Net sizes its arrays by the number of labels and squashes regions with a sigmoid: one region per map.
@@ -90,6 +96,11 @@ class RelevancePredictor:
     def file_ending(self) -> str:
         """Ending of the image files that the model was trained on."""
         return str(self._predictor.dataset_json["file_ending"])
+
+    @property
+    def num_image_channels(self) -> int:
+        """Number of image channels that the model wants."""
+        return len(self._predictor.dataset_json["channel_names"])
 
     def predict(self, images: Sequence[Path]) -> NDArray[np.float32]:
         """Predict the relevance maps of one case.
@@ -138,10 +149,12 @@ def predict_relevance(
     folds: Sequence[int | str] = (0,),
     checkpoint: str = "checkpoint_final.pth",
     device: torch.device | None = None,
+    continue_prediction: bool = False,
 ) -> list[Path]:
-    """Predict the relevance maps of all cases in a folder and write them as ``CASE_OBJECT.nii.gz``.
+    """Predict the relevance maps of all cases in a folder and write one NIfTI per case and object.
 
-    Cases whose maps are all there already are skipped, so that an interrupted run can be repeated.
+    The files are named as nnU-Net names channels, ``CASE_0000.nii.gz`` and so on; ``relevance.json`` says which object
+    each channel is.
 
     Parameters
     ----------
@@ -151,6 +164,8 @@ def predict_relevance(
         Folder to write to.
     model, folds, checkpoint, device
         As for :class:`RelevancePredictor`.
+    continue_prediction : bool
+        Keep the maps that are there already instead of predicting them again.
 
     Returns
     -------
@@ -168,19 +183,31 @@ def predict_relevance(
     cases = [str(case) for case in found]
     if not cases:
         raise InputError(f"No images CASE_0000{ending} in '{images}'. Give the folder that nnUNetv2_predict reads.")
+    files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")) for case in cases}
+    wrong = {case: len(found) for case, found in files.items() if len(found) != predictor.num_image_channels}
+    if wrong:
+        raise InputError(
+            f"Case '{case}' has {count} channels in '{images}'; the model wants {predictor.num_image_channels}. Give "
+            "images as nnUNetv2_predict reads them, without relevance channels."
+            for case, count in wrong.items()
+        )
     output.mkdir(parents=True, exist_ok=True)
+    channels = {str(channel): name for channel, name in enumerate(predictor.objects)}
+    (output / "relevance.json").write_text(json.dumps({"channel_names": channels}, indent=1) + "\n")
     written = []
     for case in tqdm(cases, "Predicting relevance", delay=2, unit="case"):
-        paths = [output / f"{case}_{name}.nii.gz" for name in predictor.objects]
+        paths = [output / f"{case}_{channel:04d}.nii.gz" for channel in range(len(predictor.objects))]
         written += paths
-        if all(path.exists() for path in paths):
+        if continue_prediction and all(path.exists() for path in paths):
             continue
-        files = sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}"))
-        reference = sitk.ReadImage(str(files[0]))
-        for path, values in zip(paths, predictor.predict(files), strict=True):
+        reference = sitk.ReadImage(str(files[case][0]))
+        for path, values in zip(paths, predictor.predict(files[case]), strict=True):
             volume = sitk.GetImageFromArray(values if reference.GetDimension() == 3 else values[0])
             volume.CopyInformation(reference)
             partial = path.with_name(f".{path.name}")
-            sitk.WriteImage(volume, str(partial), useCompression=True)
-            partial.replace(path)
+            try:
+                sitk.WriteImage(volume, str(partial), useCompression=True)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
     return written

@@ -8,15 +8,12 @@ segmentation loss (Dice and cross-entropy).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 from torch.nn.functional import (
-    adaptive_avg_pool2d,
-    adaptive_avg_pool3d,
     binary_cross_entropy_with_logits,
     smooth_l1_loss,
 )
@@ -57,7 +54,8 @@ def relevance_sub_differences(
 
     The sub-difference is the mean of two averages over the valid voxels of the batch: the plain one, and the one
     weighted by the sample relevance. The second keeps the few voxels near the contour from drowning in the many
-    zeros far from it; both are averages, so that large objects do not outweigh small ones.
+    zeros far from it; both are averages, so that large objects do not outweigh small ones. A batch that holds less
+    than one voxel's worth of relevance of an object counts less in the second.
 
     Parameters
     ----------
@@ -106,13 +104,20 @@ def downsample_relevance(relevance: torch.Tensor, valid: torch.Tensor | None, sh
     """
     if tuple(relevance.shape[2:]) == tuple(shape):
         return relevance
-    pool: Any = adaptive_avg_pool3d if len(shape) == 3 else adaptive_avg_pool2d
     relevance = relevance.float()
     if valid is None:
-        averaged: torch.Tensor = pool(relevance, shape)
-    else:
-        averaged = pool(torch.where(valid, relevance, 0), shape) / pool(valid.float(), shape).clamp(min=1e-6)
-    return averaged
+        return _block_average(relevance, shape)
+    known = _block_average(valid.float(), shape)
+    return _block_average(torch.where(valid, relevance, 0), shape) / known.clamp(min=1e-6)
+
+
+def _block_average(maps: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    # Adaptive average pooling would do, but MPS has none in 3D.
+    factors = [fine // coarse for fine, coarse in zip(maps.shape[2:], shape, strict=True)]
+    if [n * f for n, f in zip(shape, factors, strict=True)] != list(maps.shape[2:]):
+        raise ValueError(f"spatial shape {tuple(maps.shape[2:])} is not a multiple of the level's {tuple(shape)}")
+    blocks = maps.reshape(*maps.shape[:2], *(n for pair in zip(shape, factors, strict=True) for n in pair))
+    return blocks.mean(dim=[3 + 2 * axis for axis in range(len(factors))])
 
 
 class CombinedLoss(nn.Module):

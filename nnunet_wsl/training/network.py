@@ -79,9 +79,6 @@ class RelevanceHead:
             layer.in_channels,
             layer.out_channels + self.num_relevance,
             layer.kernel_size,  # type: ignore[arg-type]
-            layer.stride,  # type: ignore[arg-type]
-            layer.padding,  # type: ignore[arg-type]
-            dilation=layer.dilation,  # type: ignore[arg-type]
             bias=layer.bias is not None,
         )
         for name, parameter in wide.named_parameters():

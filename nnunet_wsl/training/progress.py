@@ -50,4 +50,6 @@ def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, S
         combined = Image.new("RGB", (stock.width, stock.height + panel.height), "white")
         combined.paste(stock, (0, 0))
         combined.paste(panel.convert("RGB"), (0, stock.height))
-    combined.save(path)
+    partial = path.with_name(f".{path.name}")
+    combined.save(partial, format="png")
+    partial.replace(path)

@@ -57,11 +57,8 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         The parameters are nnU-Net's and must keep their names.
         """
         self.relevance_channels = RelevanceChannels.from_dataset_json(dataset_json, plans["dataset_name"])
-        continue_training = plans.pop("continue_training")
-        image_plans = self.relevance_channels.image_plans(plans)
-        plans["continue_training"] = image_plans["continue_training"] = continue_training
         super().__init__(
-            image_plans,
+            self.relevance_channels.image_plans(plans),
             configuration,
             fold,
             self.relevance_channels.image_dataset_json(dataset_json),
@@ -212,16 +209,20 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         assert self.relevance_head is not None
         # nnU-Net writes a file, not a dict: complete that file, then move it into place in one step.
         partial, complete = Path(f"{filename}.partial"), Path(f"{filename}.complete")
-        super().save_checkpoint(str(partial))
-        checkpoint = torch.load(partial, map_location="cpu", mmap=True, weights_only=False)
-        checkpoint["trainer_name"] = self._stock_trainer_name()
-        checkpoint["relevance_head"] = {
-            "objects": self.relevance_objects,
-            "weights": self.relevance_head.state_dict(),
-        }
-        torch.save(checkpoint, complete)
-        complete.replace(filename)
-        partial.unlink()
+        try:
+            super().save_checkpoint(str(partial))
+            checkpoint = torch.load(partial, map_location="cpu", mmap=True, weights_only=False)
+            checkpoint["trainer_name"] = self._stock_trainer_name()
+            checkpoint["relevance_head"] = {
+                "objects": self.relevance_objects,
+                "weights": self.relevance_head.state_dict(),
+            }
+            # Without numpy's numbers torch loads it as weights only, which some of nnU-Net's trainers ask of it.
+            torch.save(_plain(checkpoint), complete)
+            complete.replace(filename)
+        finally:
+            for leftover in (partial, complete):
+                leftover.unlink(missing_ok=True)
 
     @classmethod
     def _stock_trainer_name(cls) -> str:
@@ -232,17 +233,34 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint of this trainer, relevance rows included."""
-        super().load_checkpoint(filename_or_checkpoint)
-        assert self.relevance_head is not None
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
             checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
-        if "relevance_head" not in checkpoint:
+        head = checkpoint.get("relevance_head")
+        if head is None:
             raise InputError(
                 f"Checkpoint {filename_or_checkpoint} has no relevance head: it was not written by "
                 f"{type(self).__name__}. Start from its weights with -pretrained_weights instead of --c."
             )
-        self.relevance_head.load_state_dict(checkpoint["relevance_head"]["weights"])
+        if tuple(head["objects"]) != self.relevance_objects:
+            raise InputError(
+                f"Checkpoint {filename_or_checkpoint} has relevance maps of {', '.join(head['objects'])}; the dataset "
+                f"has {', '.join(self.relevance_objects)}. It was converted anew: train from the start, without --c."
+            )
+        super().load_checkpoint(filename_or_checkpoint)
+        assert self.relevance_head is not None
+        self.relevance_head.load_state_dict(head["weights"])
+
+
+def _plain(value: Any) -> Any:
+    """Replace numpy's numbers by Python's, in nested dicts and lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
 
 
 class WSLTrainer(RelevanceSupervision, nnUNetTrainer):  # type: ignore[misc]

@@ -31,6 +31,15 @@ def test_without_cuda_it_says_how_to_go_on(clean, monkeypatch, capsys, tmp_path)
     assert "-device cpu" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spelling", [["-tr", "Mine"], ["-tr=Mine"], ["-t", "Mine"]])
+@pytest.mark.parametrize("device", [["-device", "cpu"], ["-device=cpu"]])
+def test_the_users_trainer_and_device_count(clean, monkeypatch, tmp_path, spelling, device):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer Mine"):  # nnU-Net's own words
+        main(["train", "501", "3d_fullres", "0", *spelling, *device])
+
+
 def test_every_argument_is_passed_on(clean, monkeypatch, capsys):
     # nnU-Net's own help, options first: nothing is taken for an option of ours.
     with pytest.raises(SystemExit) as left:

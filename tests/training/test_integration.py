@@ -176,6 +176,8 @@ def test_mixes_into_primus(tiny, nnunet):
     fold = results(folder, "TinyWSLPrimus") / "fold_0"
     checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["trainer_name"] == "nnUNet_Primus_S_Trainer"
+    (fold / "validation" / "summary.json").unlink()
+    nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSLPrimus", "-device", "cpu", "--val")  # loads the checkpoint
     assert (fold / "validation" / "summary.json").is_file()
 
 
@@ -229,6 +231,17 @@ def test_cascade(tiny, nnunet):
     assert first.shape[1] == 1 + 2  # the image and the previous stage's two labels
 
 
+def test_a_checkpoint_of_other_objects_is_not_resumed(tiny, nnunet):
+    folder = tiny()
+    nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu")
+    dataset_json = folder / "nnUNet_preprocessed" / "Dataset801_Tiny" / "dataset.json"
+    content = json.loads(dataset_json.read_text())
+    content["wsl"]["relevance_channels"] = {"1": "core", "2": "whole"}  # converted anew, in another order
+    dataset_json.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="relevance maps of whole, core; the dataset has core, whole"):
+        nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu", "--val")
+
+
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_predicts_relevance(tiny, nnunet, configuration, capsys):
     folder = tiny()
@@ -237,9 +250,12 @@ def test_predicts_relevance(tiny, nnunet, configuration, capsys):
     images, out = folder / "nnUNet_raw" / "Dataset801_Tiny" / "imagesTs", folder / "relevance"
     arguments = ["predict-relevance", "-i", images, "-o", out, "-m", model, "-device", "cpu"]
     assert main([str(a) for a in arguments]) == 0
-    assert sorted(p.name for p in out.iterdir()) == sorted(f"{c}_{o}.nii.gz" for c in CASES for o in ("whole", "core"))
+    maps_of_cases = [f"{case}_000{channel}.nii.gz" for case in CASES for channel in (0, 1)]
+    assert sorted(p.name for p in out.iterdir()) == sorted([*maps_of_cases, "relevance.json"])
+    channels = json.loads((out / "relevance.json").read_text())["channel_names"]
+    assert channels == {"0": "whole", "1": "core"}
     image = sitk.ReadImage(str(images / f"{CASES[0]}_0000.nii.gz"))
-    relevance = sitk.ReadImage(str(out / f"{CASES[0]}_whole.nii.gz"))
+    relevance = sitk.ReadImage(str(out / f"{CASES[0]}_0000.nii.gz"))
     assert relevance.GetSize() == image.GetSize()
     assert relevance.GetDirection() == pytest.approx(image.GetDirection())
     values = sitk.GetArrayFromImage(relevance)
@@ -252,12 +268,15 @@ def test_predicts_relevance(tiny, nnunet, configuration, capsys):
     twice = RelevancePredictor(model, (0, 0), "checkpoint_final.pth", torch.device("cpu"))
     maps = twice.predict([images / f"{CASES[0]}_0000.nii.gz"])
     np.testing.assert_allclose(maps[0], values, atol=1e-6)
-    before = (out / f"{CASES[0]}_whole.nii.gz").stat().st_mtime_ns
-    assert main([str(a) for a in arguments]) == 0
-    assert (out / f"{CASES[0]}_whole.nii.gz").stat().st_mtime_ns == before
+    before = (out / f"{CASES[0]}_0000.nii.gz").stat().st_mtime_ns
+    assert main([str(a) for a in [*arguments, "--continue_prediction"]]) == 0
+    assert (out / f"{CASES[0]}_0000.nii.gz").stat().st_mtime_ns == before
 
     assert main([str(a) for a in [*arguments, "-f", "3"]]) == 2
     assert "fold_3" in capsys.readouterr().err
+    arguments[2] = images.with_name("imagesTr")  # with relevance channels
+    assert main([str(a) for a in arguments]) == 2
+    assert capsys.readouterr().err.count("has 3 channels") == len(CASES)
 
 
 def test_a_dataset_without_relevance_channels_is_refused(tiny, nnunet):

@@ -127,3 +127,18 @@ def test_averages_are_over_batches():
     first, second, _ = loss.take_averages()
     assert second == pytest.approx((8 * 1 + 8 * 3) / 2)
     assert first == pytest.approx(0.125 / 2)  # plain average of 0.5^2 / 2; no voxel near a contour
+
+
+def test_a_level_that_does_not_divide_the_patch_is_refused():
+    with pytest.raises(ValueError, match="not a multiple"):
+        downsample_relevance(torch.zeros(1, 1, 5, 4), None, (2, 2))
+
+
+@settings(deadline=None, max_examples=20)
+@given(factors=st.lists(st.integers(1, 3), min_size=2, max_size=3), seed=st.integers(0, 99))
+def test_downsampling_is_torchs_adaptive_pooling(factors, seed):
+    coarse = (2, 3, 1)[: len(factors)]
+    fine = [n * f for n, f in zip(coarse, factors, strict=True)]
+    relevance = torch.rand((2, 2, *fine), generator=torch.Generator().manual_seed(seed))
+    pool = nn.functional.adaptive_avg_pool3d if len(fine) == 3 else nn.functional.adaptive_avg_pool2d
+    torch.testing.assert_close(downsample_relevance(relevance, None, coarse), pool(relevance, coarse))
