@@ -18,6 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("convert", help="make a raw nnU-Net dataset from images and contours")
     sources = parser.add_subparsers(required=True, metavar="SOURCE_KIND")
     _add_rtstruct(sources)
+    _add_masks(sources)
     _add_images(sources)
 
 
@@ -30,8 +31,6 @@ def _add_rtstruct(sources: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "that may be passed on.",
     )
     parser.add_argument("source", metavar="SOURCE", help="folder that holds the DICOM files, in any arrangement")
-    parser.add_argument("--dataset", type=int, required=True, metavar="ID", help="dataset id, 1 to 999")
-    parser.add_argument("--name", required=True, help="dataset name: the dataset becomes DatasetID_NAME")
     parser.add_argument(
         "--roi", action="append", metavar="LABEL=REGEX",
         help="a label and the ROIs that make it: REGEX must match the whole ROI name, in any letter case; repeat it "
@@ -44,6 +43,48 @@ def _add_rtstruct(sources: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     add_conversion_arguments(parser)
     parser.set_defaults(func=_run_rtstruct)
+
+
+def _add_masks(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sources.add_parser(
+        "masks",
+        help="simulated contours, from images with dense label maps",
+        description="Draw contours around dense masks as annotators do, on some slices, inexactly or incompletely, and "
+        "convert them as if they were drawn by hand: to find out, before anybody draws, how much has to be drawn.",
+    )
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder with CASE_0000.nii.gz or CASE.nii.gz")
+    parser.add_argument("--labels", required=True, metavar="DIR", help="folder with the label maps, CASE.nii.gz")
+    parser.add_argument(
+        "--label", action="append", metavar="NAME=VALUE",
+        help="a label to draw and its value, once per label; other values are background then (default: the labels of "
+        "dataset.json beside the label maps or one folder above)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--channel", action="append", metavar="NAME",
+        help="nnU-Net's name of an image channel, for example CT, once per channel (default: those of dataset.json)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="K", help="draw on every K-th slice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--plane", choices=("axial", "coronal", "sagittal"),
+        help="the slices to draw on; the axes of the images are permuted to match (default: the last axis of the file)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jitter-mm", type=float, default=0.0, metavar="S",
+        help="standard deviation of a smooth displacement of each contour (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop", type=float, default=0.0, metavar="P",
+        help="share of each object's drawn slices that are forgotten (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--open", type=float, default=0.0, metavar="F", dest="opened",
+        help="share of each object's drawn slices with half of each contour only (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
+    add_conversion_arguments(parser)
+    parser.set_defaults(func=_run_masks)
 
 
 def _add_images(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,6 +103,8 @@ def _add_images(sources: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that every kind of contours shares."""
+    parser.add_argument("--dataset", type=int, required=True, metavar="ID", help="dataset id, 1 to 999")
+    parser.add_argument("--name", required=True, help="dataset name: the dataset becomes DatasetID_NAME")
     parser.add_argument(
         "--relevance", choices=("per-object", "fused", "none"), default="per-object",
         help="relevance channels: one per object, one for all, or none (default: %(default)s)",
@@ -133,6 +176,25 @@ def _run_rtstruct(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_masks(args: argparse.Namespace) -> int:
+    from nnunet_wsl.conversion import Simulation, convert_masks
+
+    convert_masks(
+        args.images,
+        args.labels,
+        args.dataset,
+        args.name,
+        label_values=None if args.label is None else parse_labels(args.label),
+        channels=args.channel,
+        simulation=Simulation(args.every, args.jitter_mm, args.drop, args.opened, args.seed),
+        plane=args.plane,
+        settings=conversion_settings(args, outside="error"),
+        overwrite=args.overwrite,
+        jobs=args.jobs,
+    )
+    return 0
+
+
 def conversion_settings(args: argparse.Namespace, outside: Literal["error", "clip"]) -> ConversionSettings:
     """Return the settings that :func:`add_conversion_arguments` declared."""
     from nnunet_wsl.conversion import ConversionSettings
@@ -175,3 +237,26 @@ def parse_rois(arguments: list[str]) -> dict[str, str]:
     if problems:
         raise InputError(problems)
     return rois
+
+
+def parse_labels(arguments: list[str]) -> dict[str, int]:
+    """Split ``NAME=VALUE`` arguments.
+
+    Raises
+    ------
+    InputError
+        If a value is no whole number, or a name comes twice.
+    """
+    values: dict[str, int] = {}
+    problems = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if not value.isdecimal():
+            problems.append(f"--label '{argument}' is not NAME=VALUE. Write, for example, --label tumour=1.")
+        elif name in values:
+            problems.append(f"--label names '{name}' twice. Give each label one value.")
+        else:
+            values[name] = int(value)
+    if problems:
+        raise InputError(problems)
+    return values

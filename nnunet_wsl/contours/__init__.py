@@ -5,6 +5,7 @@ from nnunet_wsl.contours.grid import Grid
 from nnunet_wsl.contours.placement import Clipping, PlacedContour, PlacedContours, place
 from nnunet_wsl.contours.raster import contour_voxels, drawn_slices, rasterise
 from nnunet_wsl.contours.rtstruct import RTStruct, read_rtstruct, write_rtstruct
+from nnunet_wsl.contours.trace import trace
 
 __all__ = [
     "Clipping",
@@ -19,5 +20,6 @@ __all__ = [
     "place",
     "rasterise",
     "read_rtstruct",
+    "trace",
     "write_rtstruct",
 ]

@@ -2,6 +2,8 @@
 
 from nnunet_wsl.conversion.cases import ConversionSettings
 from nnunet_wsl.conversion.images import convert_images
+from nnunet_wsl.conversion.masks import convert_masks
 from nnunet_wsl.conversion.rtstruct import convert_rtstruct
+from nnunet_wsl.conversion.simulation import Simulation
 
-__all__ = ["ConversionSettings", "convert_images", "convert_rtstruct"]
+__all__ = ["ConversionSettings", "Simulation", "convert_images", "convert_masks", "convert_rtstruct"]

@@ -161,6 +161,7 @@ def convert_cases(
     image_channels: Sequence[str],
     splits: Sequence[dict[str, list[str]]],
     settings: ConversionSettings,
+    recorded: Mapping[str, Any] | None = None,
     jobs: int = 1,
 ) -> None:
     """Write the dataset of some cases; it appears whole or not at all.
@@ -179,6 +180,8 @@ def convert_cases(
         Content of ``splits_final.json``; not written if empty.
     settings : ConversionSettings
         How to convert.
+    recorded : mapping, optional
+        What else goes into the block ``"wsl"`` of ``dataset.json``.
     jobs : int
         Number of cases converted at the same time.
 
@@ -245,6 +248,7 @@ def convert_cases(
                 "missing": settings.missing,
                 "overlap": settings.overlap,
                 "outside": settings.outside,
+                **(recorded or {}),
             },
         )
         if splits:

@@ -1,0 +1,304 @@
+"""From images with dense label maps to a raw nnU-Net dataset of simulated contours."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from nnunet_wsl.contours import Grid
+from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
+from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
+from nnunet_wsl.conversion.objects import RESERVED_LABELS
+from nnunet_wsl.conversion.simulation import Simulation
+from nnunet_wsl.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+
+Plane = Literal["sagittal", "coronal", "axial"]
+"""The slices that contours are drawn on, named in the order of the patient axes x, y, z that they are normal to."""
+
+PLANES: tuple[Plane, ...] = get_args(Plane)
+
+GEOMETRY_TOLERANCE_MM = 1e-3
+"""How far the same corner of image and label map may lie apart: headers round to single precision."""
+
+
+@dataclass(frozen=True)
+class MaskCase:
+    """An image with a dense label map, as a case of a dataset.
+
+    Parameters
+    ----------
+    name : str
+        Name of the case.
+    images : tuple of Path
+        One file per channel.
+    labels : Path
+        The label map.
+    values : mapping of str to tuple of int
+        The label values of each object.
+    others_allowed : bool
+        Whether label values that are of no object are background, instead of an error.
+    simulation : Simulation
+        How its contours are drawn.
+    plane : {"axial", "coronal", "sagittal"}, optional
+        The slices that they are drawn on; those along the last axis of the file by default.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: Path
+    values: Mapping[str, tuple[int, ...]]
+    others_allowed: bool
+    simulation: Simulation
+    plane: Plane | None
+
+    def read(self) -> CaseContent:
+        """Read the image and draw contours around the objects."""
+        label_map, grid = _read(self.labels)
+        channels = []
+        for path in self.images:
+            channel, channel_grid = _read(path)
+            _check_geometry(self.name, path, channel_grid, self.labels, grid)
+            channels.append(channel)
+        if not np.array_equal(label_map, np.rint(label_map)):
+            raise InputError(f"Case '{self.name}': '{self.labels}' holds fractions; expected whole label values.")
+        known = {0, *(value for values in self.values.values() for value in values)}
+        if not self.others_allowed and (unknown := sorted(set(np.unique(label_map).tolist()) - known)):
+            raise InputError(
+                f"Case '{self.name}': '{self.labels}' has the values {', '.join(f'{v:g}' for v in unknown)}, which are "
+                "no labels. Correct it or dataset.json, or name the labels to draw with --label NAME=VALUE."
+            )
+        image = np.stack(channels)
+        if self.plane is not None:
+            order_xyz = slices_last(grid, self.plane)
+            image = np.stack([permuted(channel, order_xyz) for channel in image])
+            label_map = permuted(label_map, order_xyz)
+            grid = permuted_grid(grid, order_xyz)
+        masks = {name: np.isin(label_map, values) for name, values in self.values.items()}
+        contours, annotated = self.simulation.draw(masks, grid, self.name)
+        return CaseContent(image, grid, contours, annotated)
+
+
+def convert_masks(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    dataset_id: int,
+    name: str,
+    *,
+    label_values: Mapping[str, int] | None = None,
+    channels: Sequence[str] | None = None,
+    simulation: Simulation | None = None,
+    plane: Plane | None = None,
+    settings: ConversionSettings | None = None,
+    overwrite: bool = False,
+    jobs: int = 1,
+) -> Path:
+    """Simulate contours on images with dense label maps, and convert them to a raw nnU-Net dataset.
+
+    Parameters
+    ----------
+    images : path
+        Folder with ``CASE_0000.nii.gz`` and so on, or ``CASE.nii.gz`` where there is one channel.
+    labels : path
+        Folder with the label maps, ``CASE.nii.gz``. What ``dataset.json``, there or in the folder above, says of
+        labels and channels is used unless given here.
+    dataset_id, name : int, str
+        The dataset becomes ``DatasetXXX_NAME``.
+    label_values : mapping of str to int, optional
+        The objects to draw and their values; other values are background then.
+    channels : sequence of str, optional
+        nnU-Net's names of the image channels, for example ``("CT",)``.
+    simulation : Simulation, optional
+        How contours are drawn; by default exactly, on every slice.
+    plane : {"axial", "coronal", "sagittal"}, optional
+        The slices that contours are drawn on. The axes of images and label maps are permuted so that these slices are
+        along the first array axis; every voxel keeps its place in the patient.
+    settings : ConversionSettings, optional
+        How contours become masks and relevance channels. The rule ``auto`` for annotated slices means what the
+        simulation knows.
+    overwrite : bool
+        Replace a dataset of the same id and name.
+    jobs : int
+        Number of cases converted at the same time.
+
+    Returns
+    -------
+    Path
+        Folder of the dataset.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the input; all problems of a step together.
+    """
+    target = target_folder(dataset_id, name, overwrite=overwrite)
+    simulation = simulation or Simulation()
+    image_folder, label_folder = Path(images), Path(labels)
+    if problems := [f"'{f}' is not a folder." for f in (image_folder, label_folder) if not f.is_dir()]:
+        raise InputError(problems)
+    described = _dataset_json(label_folder)
+    values = {label: (value,) for label, value in label_values.items()} if label_values else _values(described)
+    if label_values:
+        _check_values(label_values)
+    channels = tuple(channels or described.get("channel_names", {}).values())
+    if not channels:
+        raise InputError(
+            "The names of the image channels are not known, and nnU-Net normalises by them. Give --channel once per "
+            "channel, for example --channel CT."
+        )
+    found = _find_images(image_folder, label_folder, described.get("file_ending", FILE_ENDING), len(channels))
+    cases = [
+        MaskCase(case, paths, labels_path, values, bool(label_values), simulation, plane)
+        for case, (paths, labels_path) in found.items()
+    ]
+    _LOG.info("Drawing contours in %d cases with the labels %s.", len(cases), ", ".join(values))
+    convert_cases(
+        target,
+        cases,
+        objects=tuple(values),
+        image_channels=channels,
+        splits=(),
+        settings=settings or ConversionSettings(),
+        recorded={"simulation": asdict(simulation) | {"plane": plane}},
+        jobs=jobs,
+    )
+    _LOG.info("Wrote %s.", target)
+    return target
+
+
+def slices_last(grid: Grid, plane: Plane) -> tuple[int, int, int]:
+    """Return the order of a grid's axes (x, y, z) in which the axis most nearly normal to a plane comes last."""
+    normal = int(np.abs(grid.direction[PLANES.index(plane)]).argmax())
+    first, second = (axis for axis in range(3) if axis != normal)
+    return first, second, normal
+
+
+def permuted(volume: npt.NDArray[Any], order_xyz: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """Permute the axes of a volume of shape (z, y, x); ``order_xyz`` names the present axes in their new order."""
+    return np.ascontiguousarray(volume.transpose([2 - axis for axis in order_xyz[::-1]]))
+
+
+def permuted_grid(grid: Grid, order_xyz: tuple[int, int, int]) -> Grid:
+    """Return the geometry of a permuted volume: every voxel keeps its physical place."""
+    order = list(order_xyz)
+    shape_xyz = [grid.shape_zyx[2 - axis] for axis in order]
+    return Grid(
+        grid.origin_mm,
+        grid.spacing_mm_xyz[order],
+        grid.direction[:, order],
+        (shape_xyz[2], shape_xyz[1], shape_xyz[0]),
+    )
+
+
+def _dataset_json(label_folder: Path) -> dict[str, Any]:
+    for path in (label_folder / "dataset.json", label_folder.absolute().parent / "dataset.json"):
+        if path.is_file():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise InputError(f"'{path}' cannot be read as JSON: {error}. Correct or remove it.") from error
+            if isinstance(content, dict):
+                return content
+            raise InputError(f"'{path}' is not nnU-Net's dataset.json: expected a JSON object. Correct or remove it.")
+    return {}
+
+
+def _values(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the label values that dataset.json describes, those of regions included."""
+    labels = described.get("labels")
+    if not labels:
+        raise InputError(
+            "The labels are not known: there is no dataset.json with labels beside the label maps. "
+            "Give --label NAME=VALUE once per label."
+        )
+    if "ignore" in labels:
+        raise InputError(
+            "The label maps have the label 'ignore'; contours can be drawn around dense masks only. "
+            "Take others, or name the labels to draw with --label NAME=VALUE."
+        )
+    return {
+        name: tuple(int(v) for v in value) if isinstance(value, list) else (int(value),)
+        for name, value in labels.items()
+        if name != "background"
+    }
+
+
+def _check_values(label_values: Mapping[str, int]) -> None:
+    if problems := [
+        f"--label '{name}={value}' cannot be used: expected a name other than {' and '.join(RESERVED_LABELS)}, and a "
+        "value from 1. Correct it."
+        for name, value in label_values.items()
+        if not name.strip() or name.lower() in RESERVED_LABELS or value < 1
+    ]:
+        raise InputError(problems)
+
+
+def _find_images(
+    image_folder: Path, label_folder: Path, ending: str, num_channels: int
+) -> dict[str, tuple[tuple[Path, ...], Path]]:
+    """Return the image files and the label map of every case."""
+    label_maps = sorted(path for path in label_folder.glob(f"*{ending}") if path.is_file())
+    if not label_maps:
+        raise InputError(f"No label map '*{ending}' in '{label_folder}'. Give the folder of the label maps.")
+    found = {}
+    problems = []
+    used: set[Path] = set()
+    for path in label_maps:
+        case = path.name.removesuffix(ending)
+        images = tuple(image_folder / f"{case}_{channel:04d}{ending}" for channel in range(num_channels))
+        if num_channels == 1 and not images[0].is_file():
+            images = (image_folder / path.name,)
+        problems += [
+            f"Case '{case}': there is no image '{image.name}' in '{image_folder}'. Add it, or remove the label map."
+            for image in images
+            if not image.is_file()
+        ]
+        used.update(images)
+        found[case] = (images, path)
+    if problems:
+        raise InputError(problems)
+    if unused := [path for path in image_folder.glob(f"*{ending}") if path not in used]:
+        _LOG.warning(
+            "%d images in '%s' have no label map, or channels beyond the named ones.", len(unused), image_folder
+        )
+    return found
+
+
+def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"'{path}' cannot be read as an image. Restore or remove it.") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(
+            f"'{path}' has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values per "
+            "voxel; expected 3 and 1. Split it."
+        )
+    width, height, depth = image.GetSize()
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    return sitk.GetArrayFromImage(image), Grid(image.GetOrigin(), image.GetSpacing(), direction, (depth, height, width))
+
+
+def _check_geometry(case: str, path: Path, grid: Grid, label_path: Path, label_grid: Grid) -> None:
+    if grid.shape_zyx != label_grid.shape_zyx:
+        raise InputError(
+            f"Case '{case}': '{path}' has the shape (z, y, x) {grid.shape_zyx}, its label map '{label_path}' "
+            f"{label_grid.shape_zyx}. Resample one to the other."
+        )
+    corners_xyz = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape_zyx[::-1]) - 1)
+    apart_mm = float(np.linalg.norm(grid.to_mm(corners_xyz) - label_grid.to_mm(corners_xyz), axis=1).max())
+    if apart_mm > GEOMETRY_TOLERANCE_MM:
+        raise InputError(
+            f"Case '{case}': '{path}' and its label map '{label_path}' lie {apart_mm:.3f} mm apart (allowed "
+            f"{GEOMETRY_TOLERANCE_MM} mm). Resample one to the other."
+        )

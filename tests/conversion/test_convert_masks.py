@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conversion.phantom import SHAPE_ZYX, grid, voxels
+
+from nnunet_wsl.cli.main import main
+from nnunet_wsl.conversion import ConversionSettings, Simulation, convert_masks
+from nnunet_wsl.conversion.dataset import write_volume
+from nnunet_wsl.errors import InputError
+
+DATA = os.environ.get("NNUNET_WSL_TEST_DATA")
+
+LABELS = np.zeros(SHAPE_ZYX, np.uint8)
+LABELS[1:4, 2:5, 3:8] = 1
+LABELS[2, 3, 4:6] = 2
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    return tmp_path / "nnUNet_raw"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two cases of two channels, with the dataset.json of a raw dataset."""
+    folder = tmp_path / "source"
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for seed, case in enumerate(["ann", "bob"]):
+        for channel in range(2):
+            volume = voxels(10 * channel + seed).astype(np.int16)
+            write_volume(folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz", volume, grid())
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", LABELS, grid())
+    describe(folder, {"background": 0, "organ": 1, "tumour": 2})
+    return folder
+
+
+def describe(folder, labels):
+    content = {"channel_names": {"0": "CT", "1": "PET"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 2}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def convert(source, **arguments):
+    return convert_masks(source / "imagesTr", source / "labelsTr", 501, "Test", **arguments)
+
+
+def read(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_exact_contours_give_back_images_and_labels(source, raw):
+    target = convert(source)
+    for case in ("ann", "bob"):
+        np.testing.assert_array_equal(read(target / "labelsTr" / f"{case}.nii.gz"), LABELS)
+        for channel in range(2):
+            name = f"imagesTr/{case}_{channel:04d}.nii.gz"
+            np.testing.assert_array_equal(read(target / name), read(source / name))
+    content = json.loads((target / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "organ": 1, "tumour": 2}
+    assert content["channel_names"] == {"0": "CT", "1": "PET", "2": "noNorm", "3": "noNorm"}
+    assert content["wsl"]["simulation"] == {
+        "every": 1, "jitter_mm": 0.0, "drop": 0.0, "opened": 0.0, "seed": 0, "plane": None
+    }  # fmt: skip
+    assert not (target / "splits_final.json").exists()
+
+
+def test_slices_between_are_ignored(source, raw):
+    """Slices 0, 2 and 4 are worked on; both objects are drawn on 2 only, so nothing else is known but 0 and 4."""
+    target = convert(source, simulation=Simulation(every=2))
+    expected = LABELS.copy()
+    expected[[1, 3]] = 3
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
+
+
+def test_a_rule_replaces_what_the_simulation_knows(source, raw):
+    target = convert(source, simulation=Simulation(every=2), settings=ConversionSettings(annotated="all"))
+    expected = LABELS.copy()
+    expected[[1, 3]] = 0
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
+
+
+def test_regions_overlap(source, raw):
+    describe(source, {"background": 0, "all": [1, 2], "tumour": 2})
+    with pytest.raises(InputError, match="'all' and 'tumour' overlap"):
+        convert(source)
+    target = convert(source, settings=ConversionSettings(overlap="regions"))
+    assert json.loads((target / "dataset.json").read_text())["labels"] == {"background": 0, "all": [1, 2], "tumour": 2}
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), LABELS)
+
+
+# The direction of the phantom turns its x, y, z axes by less than 30 degrees from those of the patient.
+@pytest.mark.parametrize(
+    ("plane", "shape_zyx"), [("axial", (5, 7, 11)), ("coronal", (7, 5, 11)), ("sagittal", (11, 5, 7))]
+)
+def test_other_planes_keep_every_voxel_in_its_place(source, raw, plane, shape_zyx):
+    target = convert(source, plane=plane)
+    for folder, names in (("imagesTr", ["ann_0000", "bob_0001"]), ("labelsTr", ["ann"])):
+        for name in names:
+            before = sitk.ReadImage(str(source / folder / f"{name}.nii.gz"))
+            after = sitk.ReadImage(str(target / folder / f"{name}.nii.gz"))
+            assert after.GetSize()[::-1] == shape_zyx
+            for index in np.ndindex(*before.GetSize()):
+                point_mm = before.TransformIndexToPhysicalPoint(index)
+                there = after.TransformPhysicalPointToIndex(point_mm)
+                np.testing.assert_allclose(after.TransformIndexToPhysicalPoint(there), point_mm, atol=1e-4)
+                assert after[there] == before[index]
+
+
+def test_named_labels_and_channels_without_dataset_json(source, raw):
+    (source / "dataset.json").unlink()
+    target = convert(source, label_values={"tumour": 2}, channels=["CT"])
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), LABELS == 2)
+    assert json.loads((target / "dataset.json").read_text())["channel_names"] == {"0": "CT", "1": "noNorm"}
+
+
+def test_images_without_channel_number(source, raw):
+    for path in (source / "imagesTr").iterdir():
+        if path.name.endswith("_0001.nii.gz"):
+            path.unlink()
+        else:
+            path.rename(path.with_name(path.name.replace("_0000", "")))
+    target = convert(source, channels=["CT"])
+    assert (target / "imagesTr" / "ann_0000.nii.gz").is_file()
+
+
+def problems_of(source, raw, **arguments):
+    with pytest.raises(InputError) as caught:
+        convert(source, **arguments)
+    assert list(raw.iterdir()) == []
+    return caught.value.problems
+
+
+def test_missing_images_are_named_together(source, raw):
+    (source / "imagesTr" / "ann_0001.nii.gz").unlink()
+    (source / "imagesTr" / "bob_0000.nii.gz").unlink()
+    ann, bob = problems_of(source, raw)
+    assert "Case 'ann': there is no image 'ann_0001.nii.gz'" in ann
+    assert "Case 'bob': there is no image 'bob_0000.nii.gz'" in bob
+
+
+def test_volumes_that_do_not_fit(source, raw):
+    write_volume(source / "imagesTr" / "ann_0001.nii.gz", voxels()[:4].astype(np.int16), grid((4, 7, 11)))
+    moved = grid(origin_mm=(12.6, -40.25, 7.75))
+    write_volume(source / "labelsTr" / "bob.nii.gz", LABELS, moved)
+    shape, place = problems_of(source, raw)
+    assert "Case 'ann'" in shape
+    assert "has the shape (z, y, x) (4, 7, 11)" in shape
+    assert "Case 'bob'" in place
+    assert "lie 0.100 mm apart" in place
+
+
+def test_label_values_that_are_no_labels(source, raw):
+    describe(source, {"background": 0, "organ": 1})
+    write_volume(source / "labelsTr" / "bob.nii.gz", LABELS * np.float32(0.5), grid())
+    unknown, fractions = problems_of(source, raw)
+    assert "Case 'ann'" in unknown
+    assert "has the values 2, which are no labels" in unknown
+    assert "Case 'bob'" in fractions
+    assert "holds fractions" in fractions
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("{", {}, "cannot be read as JSON"),
+        ("[]", {}, "expected a JSON object"),
+        ("{}", {}, "The labels are not known"),
+        ('{"labels": {"background": 0, "a": 1, "ignore": 2}}', {}, "have the label 'ignore'"),
+        ('{"labels": {"background": 0, "a": 1}}', {}, "The names of the image channels are not known"),
+        ("{}", {"label_values": {"ignore": 1}}, "--label 'ignore=1' cannot be used"),
+        ("{}", {"label_values": {"a": 0}}, "--label 'a=0' cannot be used"),
+        ('{"file_ending": ".mha"}', {"label_values": {"a": 1}, "channels": ["CT"]}, "No label map '\\*.mha'"),
+    ],
+)
+def test_descriptions_that_do_not_do(source, raw, content, arguments, message):
+    (source / "dataset.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        convert(source, **arguments)
+
+
+def test_files_that_cannot_be_read(source, raw):
+    (source / "labelsTr" / "ann.nii.gz").write_bytes(b"no image")
+    (problem,) = problems_of(source, raw)
+    assert "ann.nii.gz' cannot be read as an image" in problem
+
+
+def test_command(source, raw, capsys):
+    arguments = [
+        "convert", "masks", "--images", str(source / "imagesTr"), "--labels", str(source / "labelsTr"),
+        "--dataset", "501", "--name", "Test", "--jobs", "1",
+    ]  # fmt: skip
+    options = ["--every", "2", "--open", "1", "--jitter-mm", "0.2", "--seed", "3", "--plane", "axial"]
+    assert main([*arguments, *options, "--label", "tumour=2", "--channel", "CT"]) == 0
+    block = json.loads((raw / "Dataset501_Test" / "dataset.json").read_text())["wsl"]
+    assert block["simulation"] == {
+        "every": 2, "jitter_mm": 0.2, "drop": 0.0, "opened": 1.0, "seed": 3, "plane": "axial"
+    }  # fmt: skip
+    assert main([*arguments, "--label", "a", "--label", "b=1", "--label", "b=2"]) == 2
+    errors = capsys.readouterr().err
+    assert "--label 'a' is not NAME=VALUE" in errors
+    assert "--label names 'b' twice" in errors
+    assert main([*arguments, "--every", "0"]) == 2
+
+
+@pytest.mark.skipif(DATA is None, reason="NNUNET_WSL_TEST_DATA is not set")
+def test_hippocampus(raw, tmp_path):
+    """Real masks come back exactly; with every 4th slice, what is not ignored is right."""
+    source = tmp_path / "source"
+    for ours, theirs in (("imagesTr", "images"), ("labelsTr", "labels")):
+        (source / ours).mkdir(parents=True)
+        for path in sorted((Path(DATA) / "hippocampus" / theirs).glob("*.nii.gz"))[:4]:
+            (source / ours / path.name).symlink_to(path)
+    arguments = {"label_values": {"anterior": 1, "posterior": 2}, "channels": ["MR"]}
+    settings = ConversionSettings(relevance="none")
+    dense = convert(source, settings=settings, **arguments)
+    sparse = convert_masks(
+        source / "imagesTr", source / "labelsTr", 502, "Sparse", simulation=Simulation(every=4), settings=settings,
+        **arguments,
+    )  # fmt: skip
+    for path in (source / "labelsTr").iterdir():
+        truth = read(path)
+        np.testing.assert_array_equal(read(dense / "labelsTr" / path.name), truth)
+        labels = read(sparse / "labelsTr" / path.name)
+        determined = labels != 3
+        np.testing.assert_array_equal(labels[determined], truth[determined])
+        inside = np.flatnonzero((truth > 0).any(axis=(1, 2)))
+        assert 0.2 < determined[inside].all(axis=(1, 2)).mean() < 0.35
