@@ -29,14 +29,14 @@ def case_means(run: dict[str, Any]) -> np.ndarray:
 def table(study: dict[str, Any]) -> str:
     """One row per run."""
     rows = [
-        "| trainer | seed | cases | mean Dice | median | worst case | training, s |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| trainer | seed | cases | mean Dice | median | worst case |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for run in study["runs"]:
         dice = case_means(run)
         rows.append(
             f"| {run['arm']} | {run['seed']} | {len(dice)} | {dice.mean():.3f} | {np.median(dice):.3f} | "
-            f"{dice.min():.3f} | {run['training_seconds']} |"
+            f"{dice.min():.3f} |"
         )
     return "\n".join(rows)
 

@@ -130,8 +130,7 @@ def collect(fold: Path) -> dict[str, Any]:
         for key, values in logged.items()
         if values and not isinstance(values[0], list) and "timestamps" not in key
     }
-    seconds = sum(e - s for s, e in zip(logged["epoch_start_timestamps"], logged["epoch_end_timestamps"], strict=True))
-    return {"dice": dice, "curves": curves, "training_seconds": round(seconds)}
+    return {"dice": dice, "curves": curves}
 
 
 def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], notes: dict[str, Any]) -> Path:
