@@ -31,7 +31,7 @@ _UNCERTAINTY_PER_SHIFT = 0.035
 _IMAGE_WEIGHT = 0.66
 
 _LARGEST_EVIDENCE = 3.0
-"""Of the image, in log-odds: far from both distributions the ratio of their tails says little."""
+"""Of the image, in log-odds before weighting: far from both distributions the ratio of their tails says little."""
 
 _WINDOW_VOX = 2.0
 """Standard deviation of the window in which intensities inside and outside are compared."""
@@ -39,7 +39,7 @@ _WINDOW_VOX = 2.0
 _BAND_VOX = 4.0
 """Voxels this near to a contour tell the intensities on either side of it."""
 
-_MARGIN_VOX = 10
+_MARGIN_VOX = 8
 """Around the contours; beyond, everything is outside."""
 
 _VARIANCE_FLOOR = 0.05
@@ -48,7 +48,7 @@ _VARIANCE_FLOOR = 0.05
 _LEAST_SAMPLES = 1e-3
 """Share of a window that must be inside, or outside, for the image to count."""
 
-_SETTLED = 12.0
+_SETTLED = 8.0
 """Log-odds beyond which the image could not change anything that matters."""
 
 Float32 = NDArray[np.float32]
@@ -238,7 +238,7 @@ class _Shapes:
     @classmethod
     def of(cls, mask: NDArray[np.bool_], slices: NDArray[np.int64], spacing_mm: Float64) -> _Shapes:
         shapes = mask[slices]
-        distance_mm = np.stack([_signed_distance_mm(shape, spacing_mm[1:]) for shape in shapes])
+        distance_mm = _signed_distance_mm(shapes, spacing_mm[1], spacing_mm[2])
         shifts = [_shift_vox(*pair) for pair in pairwise(shapes)]
         return cls(slices, distance_mm, np.cumsum([np.zeros(2), *shifts], axis=0), spacing_mm)
 
@@ -292,7 +292,7 @@ class _Contrast:
                 of_channel[3 * side : 3 * side + 3] = count, count * values, count * values * values
         for axis, spacing_mm in ((-2, self.shapes.spacing_mm[1]), (-1, self.shapes.spacing_mm[2])):
             sigma_vox = _WINDOW_VOX * voxel_mm / spacing_mm
-            ndimage.gaussian_filter1d(moments, sigma_vox, axis, output=moments, mode="constant")
+            ndimage.gaussian_filter1d(moments, sigma_vox, axis, output=moments, mode="constant", truncate=3)
         return moments
 
 
@@ -301,15 +301,6 @@ def _crop(shapes: NDArray[np.bool_]) -> tuple[slice, slice]:
     y, x = (np.flatnonzero(shapes.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     low_y, low_x = max(y[0] - _MARGIN_VOX, 0), max(x[0] - _MARGIN_VOX, 0)
     return slice(low_y, y[-1] + _MARGIN_VOX + 1), slice(low_x, x[-1] + _MARGIN_VOX + 1)
-
-
-def _signed_distance_mm(shape: NDArray[np.bool_], spacing_mm_yx: Float64) -> Float32:
-    """Distance to the contour, which runs half way between voxels inside and outside; outside the image is outside."""
-    padded = np.pad(shape, 1)
-    inside, outside = (ndimage.distance_transform_edt(side, sampling=spacing_mm_yx) for side in (padded, ~padded))
-    half_voxel_mm = 0.5 * math.sqrt(spacing_mm_yx[0] * spacing_mm_yx[1])
-    distance_mm = np.where(padded, inside - half_voxel_mm, half_voxel_mm - outside)
-    return np.asarray(distance_mm[1:-1, 1:-1], dtype=np.float32)
 
 
 def _shift_vox(shape: NDArray[np.bool_], next_shape: NDArray[np.bool_]) -> Float64:
@@ -400,6 +391,46 @@ def _odds_between(
         float(uncertainty_mm[near].mean()),
     )
     return odds, gap
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _signed_distance_mm(shapes: NDArray[np.bool_], y_mm: float, x_mm: float) -> Float32:
+    """Distance (S, y, x) within each slice to the contour, half way between voxels inside and outside.
+
+    Outside the image is outside. Spacings are along y and x.
+    """
+    num_shapes, height, width = shapes.shape
+    half_voxel_mm = 0.5 * math.sqrt(y_mm * x_mm)
+    signed_mm = np.empty(shapes.shape, dtype=np.float32)
+    column_mm2 = np.empty((2, height, width))  # to the nearest voxel outside, and inside, in the same column
+    for s in range(num_shapes):
+        shape = shapes[s]
+        column_mm2[:] = np.inf
+        for x in range(width):
+            for first, last, step in ((0, height, 1), (height - 1, -1, -1)):
+                to_outside, to_inside = 0.0, np.inf
+                for y in range(first, last, step):
+                    to_outside = to_outside + y_mm if shape[y, x] else 0.0
+                    to_inside = 0.0 if shape[y, x] else to_inside + y_mm
+                    column_mm2[0, y, x] = min(column_mm2[0, y, x], to_outside**2)
+                    column_mm2[1, y, x] = min(column_mm2[1, y, x], to_inside**2)
+        for y in range(height):
+            for x in range(width):
+                inside = shape[y, x]
+                row_mm2 = column_mm2[0 if inside else 1, y]
+                nearest_mm2 = row_mm2[x]
+                for step in range(1, width + 1):
+                    step_mm2 = (step * x_mm) ** 2
+                    if step_mm2 >= nearest_mm2:
+                        break
+                    for other in (x - step, x + step):
+                        if 0 <= other < width:
+                            nearest_mm2 = min(nearest_mm2, row_mm2[other] + step_mm2)
+                        elif inside:
+                            nearest_mm2 = min(nearest_mm2, step_mm2)
+                distance_mm = math.sqrt(nearest_mm2) - half_voxel_mm
+                signed_mm[s, y, x] = distance_mm if inside else -distance_mm
+    return signed_mm
 
 
 @lru_cache

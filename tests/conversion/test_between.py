@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from nnunet_wsl.conversion.between import CERTAINTY, Interpolation, interpolate
+from nnunet_wsl.conversion.between import CERTAINTY, Interpolation, _signed_distance_mm, interpolate
 
 SPACING_MM = (3.0, 0.7, 1.1)
 
@@ -191,6 +192,17 @@ def test_image_shows_where_the_contour_is() -> None:
     assert dice(with_image.mask[2], truth[2]) > dice(without.mask[2], truth[2]) + 0.02
 
 
+def test_intensities_are_compared_along_the_path_of_the_object() -> None:
+    # The object moves by more than the window in which intensities are compared.
+    truth, image = square_that_bulges()
+    wide = ((0, 0), (0, 0), (0, 48))
+    truth = np.stack([np.roll(one, 12 * z, axis=1) for z, one in enumerate(np.pad(truth, wide))])
+    rolled = np.stack([np.roll(one, 12 * z, axis=1) for z, one in enumerate(np.pad(image[0], wide, mode="reflect"))])
+    with_image, without = from_slices(truth, [0, 4], image=rolled[np.newaxis]), from_slices(truth, [0, 4])
+    assert without.gaps[0].shift_mm == pytest.approx(48, abs=1)
+    assert dice(with_image.mask[2], truth[2]) > dice(without.mask[2], truth[2]) + 0.02
+
+
 def test_image_may_be_given_in_any_unit_and_twice() -> None:
     truth, image = square_that_bulges()
     expected = from_slices(truth, [0, 4], image=image).probability
@@ -217,6 +229,21 @@ def test_voxels_without_a_number_tell_nothing_and_spoil_nothing() -> None:
     np.testing.assert_array_equal(found[2, 9], from_slices(truth, [0, 4]).probability[2, 9])
     rows = np.setdiff1d(range(31), [9])
     np.testing.assert_allclose(found[2, rows], from_slices(truth, [0, 4], image=image).probability[2, rows], atol=0.1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12), st.floats(0.2, 3), st.floats(0.2, 3))
+def test_signed_distance_is_that_of_scipy(seed: int, height: int, width: int, y_mm: float, x_mm: float) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = rng.random((3, height, width)) < rng.random((3, 1, 1))
+    shapes[:, rng.integers(height), rng.integers(width)] = True
+    found = _signed_distance_mm(shapes, y_mm, x_mm)
+    for shape, signed_mm in zip(shapes, found, strict=True):
+        padded = np.pad(shape, 1)
+        inside, outside = (ndimage.distance_transform_edt(side, sampling=(y_mm, x_mm)) for side in (padded, ~padded))
+        half_voxel_mm = math.sqrt(y_mm * x_mm) / 2
+        expected = np.where(padded, inside - half_voxel_mm, half_voxel_mm - outside)[1:-1, 1:-1]
+        np.testing.assert_allclose(signed_mm, expected, rtol=1e-6, atol=1e-5)
 
 
 @st.composite
