@@ -60,7 +60,7 @@ def write_tiny_dataset(raw, labels, relevance):
         maps = [relevance_of(label >= 1), relevance_of(label == 2)]
         if relevance == "fused":
             maps = [np.maximum(*maps)]
-        if labels == "ignore":
+        if "ignore" in labels:
             label[1::2] = 3
         write_image(image, folder / "imagesTr" / f"{case}_0000.nii.gz")
         write_image(image, folder / "imagesTs" / f"{case}_0000.nii.gz")
@@ -79,10 +79,10 @@ def write_tiny_dataset(raw, labels, relevance):
             "relevance_channels": {str(i): name for i, name in enumerate(names, start=1)},
         },
     }
-    if labels == "regions":
+    if "regions" in labels:
         dataset_json["labels"] = {"background": 0, "whole": [1, 2], "core": [2]}
         dataset_json["regions_class_order"] = [1, 2]
-    elif labels == "ignore":
+    if "ignore" in labels:
         dataset_json["labels"]["ignore"] = 3
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
     splits = [{"train": list(CASES[:2]), "val": list(CASES[2:])}]

@@ -191,6 +191,19 @@ def test_fuses_the_objects_of_a_per_object_dataset(tiny, nnunet):
     assert {rows.shape[0] for rows in checkpoint["relevance_head"]["weights"].values()} == {1}
 
 
+def test_residual_encoder_regions_and_ignore_validated_again(tiny, nnunet):
+    folder = tiny("regions and ignore")
+    nnunet("plan_experiment", "-d", 801, "-pl", "nnUNetPlannerResEncM")
+    arguments = (801, "3d_fullres", 0, "-tr", "TinyWSL", "-p", "nnUNetResEncUNetMPlans", "-device", "cpu")
+    nnunet("train", *arguments)
+    fold = results(folder, "TinyWSL", plans="nnUNetResEncUNetMPlans") / "fold_0"
+    weights = torch.load(fold / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    assert {w.shape[0] for k, w in weights.items() if ".seg_layers." in k} == {2}  # the two regions
+    summary = (fold / "validation" / "summary.json").read_text()
+    nnunet("train", *arguments, "--val")
+    assert (fold / "validation" / "summary.json").read_text() == summary
+
+
 def test_best_configuration_ensemble_and_zip(tiny, nnunet, monkeypatch):
     folder = tiny()
     for configuration in ("2d", "3d_fullres"):
