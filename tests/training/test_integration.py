@@ -89,7 +89,7 @@ def test_predicts_without_this_package(tiny, nnunet):
     out = folder / "predicted"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")} | {"nnUNet_def_n_proc": "1"}
     images = folder / "nnUNet_raw" / "Dataset801_Tiny" / "imagesTs"
-    arguments = ["-i", images, "-o", out, "-m", model, "-f", "0", "-device", "cpu", "-npp", "0", "-nps", "0"]
+    arguments = ["-i", images, "-o", out, "-m", model, "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"]
     subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, check=True)
     assert sorted(p.name for p in out.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in CASES]
 
