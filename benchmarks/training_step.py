@@ -3,7 +3,8 @@
     python benchmarks/training_step.py [--relevance 2] [--steps 6] [--rounds 5] [--device cpu]
 
 Both trainers see the same images, plan and patch, in one process, in alternating rounds; the loader runs in the
-training process, so that its whole cost is in the step. Results go to ``training_step.json`` beside this script.
+training process, so that its whole cost is in the step. Results go to ``training_step_relevanceR.json`` beside this
+script.
 """
 
 from __future__ import annotations
@@ -79,11 +80,16 @@ def seconds_per_step(trainer: Any, steps: int) -> float:
     return (perf_counter() - start) / steps
 
 
-def compare(stock: Any, wsl: Any, steps: int, rounds: int) -> dict[str, Any]:
-    """Alternate the trainers; the ratio of each round is one sample."""
-    for trainer in (stock, wsl):
-        seconds_per_step(trainer, 2)
-    pairs = [(seconds_per_step(stock, steps), seconds_per_step(wsl, steps)) for _ in range(rounds)]
+def seconds_per_batch(trainer: Any, batches: int) -> float:
+    """Time the loader alone."""
+    start = perf_counter()
+    for _ in range(batches):
+        next(trainer.dataloader_train)
+    return (perf_counter() - start) / batches
+
+
+def summary(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    """Medians of both sides and of the ratio of each pair."""
     ratios = [b / a for a, b in pairs]
     return {
         "stock_s": round(statistics.median(a for a, _ in pairs), 4),
@@ -92,6 +98,14 @@ def compare(stock: Any, wsl: Any, steps: int, rounds: int) -> dict[str, Any]:
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
     }
+
+
+def compare(stock: Any, wsl: Any, steps: int, rounds: int) -> dict[str, Any]:
+    """Alternate the trainers; the ratio of each round is one sample."""
+    for trainer in (stock, wsl):
+        seconds_per_step(trainer, 2)
+    pairs = [(seconds_per_step(stock, steps), seconds_per_step(wsl, steps)) for _ in range(rounds)]
+    return summary(pairs)
 
 
 def main() -> None:
@@ -125,7 +139,12 @@ def main() -> None:
             os.environ[VARIABLE] = choice
             if precision == "bfloat16" and (device.type != "cpu" or not bfloat16_on_cpu()):
                 continue
-            results[precision] = compare(stock, make_trainer(WSL, WSLTrainer, device), args.steps, args.rounds)
+            wsl = make_trainer(WSL, WSLTrainer, device)
+            if "loader alone" not in results:
+                batches = [(seconds_per_batch(stock, 20), seconds_per_batch(wsl, 20)) for _ in range(args.rounds)]
+                results["loader alone"] = summary(batches)
+                print(f"loader alone: {results['loader alone']}", flush=True)
+            results[precision] = compare(stock, wsl, args.steps, args.rounds)
             print(f"{precision} against stock float32: {results[precision]}", flush=True)
         patch = stock.configuration_manager.patch_size
     content = {
@@ -136,7 +155,8 @@ def main() -> None:
         "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": args.device},
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    path = Path(__file__).with_name(f"training_step_relevance{args.relevance}.json")
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
