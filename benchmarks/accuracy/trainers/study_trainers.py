@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
-
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -48,14 +46,3 @@ class StudyStock(Study, nnUNetTrainer):  # type: ignore[misc]
 
 class StudyWSL(Study, WSLTrainer):
     """The package's default trainer."""
-
-
-def _arm(name: str, **settings: Any) -> type[StudyWSL]:
-    return type(name, (StudyWSL,), settings)
-
-
-StudyWSL_lambda03 = _arm("StudyWSL_lambda03", relevance_weight=0.3)
-StudyWSL_lambda3 = _arm("StudyWSL_lambda3", relevance_weight=3.0)
-StudyWSL_lambda10 = _arm("StudyWSL_lambda10", relevance_weight=10.0)
-StudyWSL_squared = _arm("StudyWSL_squared", voxel_difference="squared_error")
-StudyWSL_entropy = _arm("StudyWSL_entropy", voxel_difference="cross_entropy")
