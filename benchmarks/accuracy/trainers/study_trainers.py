@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
