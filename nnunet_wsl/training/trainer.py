@@ -102,12 +102,12 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         return network
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
-        """Nnu-Net's training transforms, with relevance moved along."""
+        """Return nnU-Net's training transforms, with relevance moved along."""
         transforms = super().get_training_transforms(*args, **kwargs)
         return RelevanceTransform(transforms, self.relevance_channels.num_image_channels, self.fuse_objects)
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
-        """Nnu-Net's validation transforms, with relevance moved along."""
+        """Return nnU-Net's validation transforms, with relevance moved along."""
         transforms = super().get_validation_transforms(*args, **kwargs)
         return RelevanceTransform(transforms, self.relevance_channels.num_image_channels, self.fuse_objects)
 
