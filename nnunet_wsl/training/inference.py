@@ -72,8 +72,8 @@ class RelevancePredictor:
             )
         if len({tuple(head["objects"]) for head in heads}) > 1:
             raise InputError(
-                f"The folds {', '.join(map(str, folds))} in '{model}' have relevance maps of different objects: they were "
-                "trained on different conversions. Choose folds of the same one with -f."
+                f"The folds {', '.join(map(str, folds))} in '{model}' have relevance maps of different objects: they "
+                "were trained on different conversions. Choose folds of the same one with -f."
             )
         self.objects: tuple[str, ...] = tuple(heads[0]["objects"])
         self._weights_of_heads = [head["weights"] for head in heads]
