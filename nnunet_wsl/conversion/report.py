@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 
 from nnunet_wsl.contours import PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
+from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, read_slice
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ class ObjectReport:
         Usual distance between neighbouring drawn slices; 1 is a dense annotation.
     gaps : str
         Neighbouring drawn slices that are further apart, as ``12-15``.
+    interpolated_slices : int
+        Slices between known ones on which the object was interpolated.
+    gate_mm : float
+        Half the width of the band around the interpolated contours in which the interpolation is not sure; mean over
+        the gaps between known slices, 0 if there is none.
     volume_mm3 : float
         Volume inside the contours.
     clipped_contours : int
@@ -67,6 +73,8 @@ class ObjectReport:
     slices: int
     step: int
     gaps: str
+    interpolated_slices: int
+    gate_mm: float
     volume_mm3: float
     clipped_contours: int
     clipped_area_mm2: float
@@ -82,6 +90,7 @@ class ObjectReport:
         drawn: npt.NDArray[np.integer],
         knowledge: SliceKnowledge,
         volume_mm3: float,
+        interpolated: Sequence[Gap] = (),
     ) -> ObjectReport:
         """Summarise the contours of one object."""
         sources = {contour.source for contour in placed.contours if contour.object == object_name}
@@ -96,6 +105,8 @@ class ObjectReport:
             slices=len(knowledge.known),
             step=knowledge.step,
             gaps=" ".join(f"{before}-{after}" for before, after in knowledge.gaps),
+            interpolated_slices=sum(gap.last - gap.first - 1 for gap in interpolated),
+            gate_mm=round(float(np.mean([gap.gate_mm() for gap in interpolated])), 2) if interpolated else 0.0,
             volume_mm3=round(volume_mm3, 1),
             clipped_contours=sum(clipping.contours for clipping in clippings),
             clipped_area_mm2=round(sum(clipping.area_mm2 for clipping in clippings), 1),
