@@ -25,6 +25,7 @@ from nnunet_wsl.contours import ContourSet, Grid, PlacedContours, contour_voxels
 from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotated import SliceList, read_annotated, slices_within
 from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge
+from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import (
     MAX_OBJECTS,
     build_dataset,
@@ -37,7 +38,14 @@ from nnunet_wsl.conversion.dataset import (
 )
 from nnunet_wsl.conversion.objects import Missing
 from nnunet_wsl.conversion.regions import LabelValues, Status, combine, count_statuses
-from nnunet_wsl.conversion.report import CaseSketch, ObjectReport, draw_overview, log_reports, write_reports
+from nnunet_wsl.conversion.report import (
+    OVERVIEW_ROWS,
+    CaseSketch,
+    ObjectReport,
+    draw_overview,
+    log_reports,
+    write_reports,
+)
 from nnunet_wsl.conversion.supervision import Between, ObjectSupervision, RelevanceSource, exclude_conflicts
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance import (
@@ -155,7 +163,7 @@ class _PreparedCase:
     name: str
     grid: Grid
     reports: tuple[ObjectReport, ...]
-    sketch: CaseSketch
+    sketches: tuple[CaseSketch, ...]
     statuses: tuple[Status, ...]
     voxel_counts: Counter[Status]
     has_ignore: bool
@@ -275,7 +283,7 @@ def convert_cases(
         write_reports(building, reports)
         draw_overview(
             building,
-            [case.sketch for case in prepared],
+            _shown(prepared),
             objects=objects,
             shown=[values.innermost(value) for value in range(1, values.ignore)],
             image_channels=len(image_channels),
@@ -398,7 +406,7 @@ def _prepare(
             ObjectReport.of(case.name, name, placed, slices, one, float(mask.sum()) * voxel_mm3, there.gaps)
             for name, slices, one, mask, there in zip(placed.objects, drawn, knowledge, masks, supervised, strict=True)
         ),
-        CaseSketch.of(case.name, placed),
+        _sketches(case.name, placed, [gap for one in supervised for gap in one.gaps]),
         statuses,
         count_statuses(labels, statuses) if settings.overlap == "regions" else Counter(),
         settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
@@ -428,6 +436,21 @@ def _label_codes(
         if one.uncertain is not None:
             labels[one.uncertain] = len(supervised) + 1
     return labels, ()
+
+
+def _sketches(case: str, placed: PlacedContours, gaps: Sequence[Gap]) -> tuple[CaseSketch, ...]:
+    """Sketch a drawn slice, and one from the middle of the widest gap that was interpolated."""
+    drawn = CaseSketch.of(case, placed)
+    if not gaps:
+        return (drawn,)
+    widest = max(gaps, key=lambda gap: (gap.last - gap.first, -abs(gap.first - drawn.slice_index)))
+    return drawn, CaseSketch.of(case, placed, (widest.first + widest.last) // 2)
+
+
+def _shown(cases: Sequence[_PreparedCase]) -> list[CaseSketch]:
+    """Choose the sketches of the overview: all of as many cases as fit, spread evenly."""
+    count = min(OVERVIEW_ROWS // max(len(case.sketches) for case in cases), len(cases))
+    return [sketch for i in np.linspace(0, len(cases) - 1, count).round().astype(int) for sketch in cases[i].sketches]
 
 
 def _knowledge(

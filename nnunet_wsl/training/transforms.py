@@ -54,7 +54,7 @@ class RelevanceTransform(BasicTransform):  # type: ignore[misc]
         # Resampling in preprocessing is cubic and can leave [0, 1].
         relevance: torch.Tensor = data_dict.pop("regression_target").clamp(0, 1)
         if self.fuse is not None:
-            sample, *confidence = relevance.split(self.fuse)
+            sample, *confidence = torch.split(relevance, self.fuse)
             relevance = torch.stack([sample.amax(0), *(maps.amin(0) for maps in confidence)])
         segmentation = data_dict["segmentation"]
         levels = segmentation if isinstance(segmentation, list) else [segmentation]
