@@ -46,7 +46,7 @@ from nnunet_wsl.conversion.report import (
     log_reports,
     write_reports,
 )
-from nnunet_wsl.conversion.supervision import Between, ObjectSupervision, RelevanceSource, exclude_conflicts
+from nnunet_wsl.conversion.supervision import Between, ObjectSupervision, RelevanceSource, exclude_conflicts, supervise
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance import (
     CaseFingerprint,
@@ -386,18 +386,18 @@ def _prepare(
             f"Case '{case.name}': it has no contour, and on no slice are all objects known to be absent, so there is "
             "nothing to learn from it. Remove it, or pass --missing absent if the objects are not there."
         )
-    supervised = [
-        ObjectSupervision.of(
+    supervised = []
+    # The confidence of all objects of a large image would not fit into memory: it goes to disk object by object.
+    for k, (name, mask, one) in enumerate(zip(placed.objects, masks, knowledge, strict=True)):
+        supervision, source = supervise(
             placed, name, mask, one, image, between=settings.between, contour_sigma_mm=settings.contour_sigma_mm
         )
-        for name, mask, one in zip(placed.objects, masks, knowledge, strict=True)
-    ]
+        supervised.append(supervision)
+        source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
     write_volume(label_path(building, case.name), labels, grid)
-    for k, one in enumerate(supervised):
-        one.relevance.save(_source_path(building, case.name, k))
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
     return _PreparedCase(
         case.name,
@@ -414,7 +414,8 @@ def _prepare(
         bool(
             (known_slices != known_slices[0]).any()
             or settings.contour_sigma_mm
-            or any(one.gaps or one.relevance.partial_slices for one in supervised)
+            or any(one.gaps for one in supervised)
+            or any(one.partial.any() for one in knowledge)
         ),
         case_fingerprint(
             image, masks, [contour_voxels(placed, name) for name in placed.objects], tuple(grid.spacing_mm_zyx)

@@ -28,7 +28,7 @@ BETWEEN_RULES: tuple[Between, ...] = get_args(Between)
 
 @dataclass(frozen=True, eq=False)
 class ObjectSupervision:
-    """What is supervised of one object in one case.
+    """What is supervised of the mask of one object in one case, see `supervise`.
 
     Parameters
     ----------
@@ -40,68 +40,12 @@ class ObjectSupervision:
         Voxels within the annotator's uncertainty of a contour.
     gaps : tuple of Gap
         Between slices that were interpolated.
-    relevance : RelevanceSource
-        What its relevance is made from.
     """
 
     inside: npt.NDArray[np.bool_]
     known: npt.NDArray[np.bool_]
     uncertain: npt.NDArray[np.bool_] | None
     gaps: tuple[Gap, ...]
-    relevance: RelevanceSource
-
-    @classmethod
-    def of(
-        cls,
-        placed: PlacedContours,
-        name: str,
-        mask: npt.NDArray[np.bool_],
-        knowledge: SliceKnowledge,
-        image: npt.NDArray[Any],
-        *,
-        between: Between = "ignore",
-        contour_sigma_mm: float = 0.0,
-    ) -> ObjectSupervision:
-        """Tell what is supervised.
-
-        Parameters
-        ----------
-        placed : PlacedContours
-            Contours of the case.
-        name : str
-            The object.
-        mask : ndarray of bool, shape (z, y, x)
-            The inside of its contours.
-        knowledge : SliceKnowledge
-            On which slices it is known.
-        image : ndarray, shape (channel, z, y, x)
-            The image channels, which tell about the slices between.
-        between : {"ignore", "gated", "interpolate"}
-            What the slices between known ones become.
-        contour_sigma_mm : float
-            Uncertainty of the drawn contours' position: voxels this near to one, in its slice, are not known.
-        """
-        voxels = contour_voxels(placed, name)
-        source = RelevanceSource(
-            voxels,
-            _open_ends(placed, name, voxels),
-            np.where(knowledge.known, np.float32(1), np.float32(0))[:, None, None],
-            tuple(np.flatnonzero(knowledge.partial).tolist()),
-        )
-        inside = mask
-        known = np.broadcast_to(knowledge.known[:, None, None], mask.shape)
-        gaps: tuple[Gap, ...] = ()
-        if between != "ignore":
-            found = interpolate(mask, knowledge.known, tuple(placed.grid.spacing_mm_zyx), image)
-            gaps = found.gaps
-            if gaps:
-                inside, known = _with_interpolation(mask, knowledge, found, between)
-                source = source.with_interpolation(found, knowledge)
-        uncertain = None
-        if contour_sigma_mm:
-            uncertain = _near_contours(placed, name, contour_sigma_mm)
-            inside, known = inside & ~uncertain, known & ~uncertain
-        return cls(inside, known, uncertain, gaps, source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +140,65 @@ class RelevanceSource:
             beyond = is_end[tuple(nearest_yx)] & (distance_mm > 0)
             confidence[k] = np.where(beyond, 0, np.exp(-0.5 * (distance_mm / np.float32(sigma_mm)) ** 2))
         return confidence
+
+
+def supervise(
+    placed: PlacedContours,
+    name: str,
+    mask: npt.NDArray[np.bool_],
+    knowledge: SliceKnowledge,
+    image: npt.NDArray[Any],
+    *,
+    between: Between = "ignore",
+    contour_sigma_mm: float = 0.0,
+) -> tuple[ObjectSupervision, RelevanceSource]:
+    """Tell what is supervised of one object.
+
+    Parameters
+    ----------
+    placed : PlacedContours
+        Contours of the case.
+    name : str
+        The object.
+    mask : ndarray of bool, shape (z, y, x)
+        The inside of its contours.
+    knowledge : SliceKnowledge
+        On which slices it is known.
+    image : ndarray, shape (channel, z, y, x)
+        The image channels, which tell about the slices between.
+    between : {"ignore", "gated", "interpolate"}
+        What the slices between known ones become.
+    contour_sigma_mm : float
+        Uncertainty of the drawn contours' position: voxels this near to one, in its slice, are not known.
+
+    Returns
+    -------
+    ObjectSupervision
+        Of the mask.
+    RelevanceSource
+        What the relevance is made from.
+    """
+    voxels = contour_voxels(placed, name)
+    source = RelevanceSource(
+        voxels,
+        _open_ends(placed, name, voxels),
+        np.where(knowledge.known, np.float32(1), np.float32(0))[:, None, None],
+        tuple(np.flatnonzero(knowledge.partial).tolist()),
+    )
+    inside = mask
+    known = np.broadcast_to(knowledge.known[:, None, None], mask.shape)
+    gaps: tuple[Gap, ...] = ()
+    if between != "ignore":
+        found = interpolate(mask, knowledge.known, tuple(placed.grid.spacing_mm_zyx), image)
+        gaps = found.gaps
+        if gaps:
+            inside, known = _with_interpolation(mask, knowledge, found, between)
+            source = source.with_interpolation(found, knowledge)
+    uncertain = None
+    if contour_sigma_mm:
+        uncertain = _near_contours(placed, name, contour_sigma_mm)
+        inside, known = inside & ~uncertain, known & ~uncertain
+    return ObjectSupervision(inside, known, uncertain, gaps), source
 
 
 def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]]) -> None:
