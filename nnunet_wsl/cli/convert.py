@@ -69,9 +69,9 @@ def _add_text(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="contour files to leave out, by their path below SOURCE, * for any text; repeat it as needed",
     )  # fmt: skip
     parser.add_argument(
-        "--first-pixel", type=float, choices=(0.0, 0.5, 1.0), default=0.5,
-        help="coordinate of the centre of the first pixel: 0, 1, or 0.5, so that 0 is the corner of the image "
-        "(default: %(default)s)",
+        "--first-pixel", type=float, choices=(0.0, 0.5, 1.0), default=1.0,
+        help="coordinate of the centre of the first pixel: 1 as in MATLAB, 0, or 0.5, where 0 is the corner of the "
+        "image (default: %(default)s, which fits the Sunnybrook data)",
     )  # fmt: skip
     parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
     parser.add_argument(

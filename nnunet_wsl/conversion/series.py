@@ -163,9 +163,8 @@ class Series:
         positions_mm = np.array([image_slice.position_mm for image_slice in slices])
         # Rounded, so that the noise of a single position does not pass for the distance between two.
         gaps_mm = np.round(np.diff(positions_mm @ _orthonormal(slices[0])[:, 2]), 3)
-        ends = (
-            np.flatnonzero(gaps_mm >= POSITION_TOLERANCE_VOX * self._spacing_z_mm(gaps_mm)) + 1 if len(gaps_mm) else []
-        )
+        apart_mm = POSITION_TOLERANCE_VOX * self._spacing_z_mm(gaps_mm) if len(gaps_mm) else 0.0
+        ends: list[int] = (np.flatnonzero(gaps_mm >= apart_mm) + 1).tolist()
         positions = [slices[start:end] for start, end in itertools.pairwise([0, *ends, len(slices)])]
         counts = Counter(map(len, positions))
         usual = max(counts, key=lambda count: (counts[count], count))

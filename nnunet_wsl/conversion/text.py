@@ -228,7 +228,7 @@ def _read_link(path: Path) -> list[tuple[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
-            rows = list(table)
+            rows, found = list(table), table.fieldnames or ()
     except FileNotFoundError as error:
         raise InputError(
             f"There is no '{path}'. Write it, with a line '{columns}' and then, per patient, the folder of the images "
@@ -236,10 +236,8 @@ def _read_link(path: Path) -> list[tuple[str, str]]:
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"'{path}' cannot be read as CSV: {error}. Correct it.") from error
-    if not {IMAGES_COLUMN, CONTOURS_COLUMN} <= set(table.fieldnames or ()):
-        raise InputError(
-            f"'{path}' has the columns {', '.join(table.fieldnames or ()) or 'of an empty file'}; expected {columns}."
-        )
+    if not {IMAGES_COLUMN, CONTOURS_COLUMN} <= set(found):
+        raise InputError(f"'{path}' has the columns {', '.join(found) or 'of an empty file'}; expected {columns}.")
     links = [(str(row[IMAGES_COLUMN] or "").strip(), str(row[CONTOURS_COLUMN] or "").strip()) for row in rows]
     problems = [
         f"'{path}', patient {number}: expected a folder in each of the columns {columns}. Fill in both."
@@ -384,14 +382,15 @@ def _repeats(patients: Sequence[_Patient], contours: Mapping[str, str]) -> list[
                 pairs[one.contour_folder, other.contour_folder, first.label].append((first, second))
     problems = []
     for (one_folder, other_folder, label), repeated in pairs.items():
-        first, second = repeated[0]
+        first, second = min(repeated, key=lambda pair: pair[0].instance_number != pair[1].instance_number)
         options = " or ".join(
             f"--exclude '{(file.parent / contours[label].replace(INSTANCE, '*')).as_posix()}'"
-            for file in (first.file, second.file)
+            for file in (second.file, first.file)
         )
         problems.append(
-            f"{len(repeated)} contours '{label}' of '{one_folder.name}' and '{other_folder.name}' are the same, point "
-            f"by point; expected those of two patients to differ. The first are '{first.file}' and '{second.file}'. "
+            f"{len({second.file for _, second in repeated})} contours '{label}' of '{other_folder.name}' are, point by "
+            f"point, those of '{one_folder.name}'; expected those of two patients to differ. The first are "
+            f"'{second.file}' and '{first.file}'. "
             f"See whose images they fit, and leave the others out with {options}."
         )
     return problems
