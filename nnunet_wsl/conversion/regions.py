@@ -18,6 +18,10 @@ from nnunet_wsl.errors import InputError
 MAX_VALUES = 254
 """Labels are one byte: background, these, ignore."""
 
+RARE_SHARE = 0.01
+"""A combination with a smaller share of the voxels of the smallest of its objects is rare: it comes from rounding where
+borders touch, not from how the objects lie."""
+
 Combination = tuple[int, ...]
 """Indices of objects, ascending, from 0."""
 
@@ -36,12 +40,15 @@ class LabelValues:
         The objects from the outermost to the innermost, in which nnU-Net writes predicted regions over each other.
     written : tuple of int
         The value that is written for each object of ``order``.
+    rare : frozenset of tuple of int
+        The combinations that are not to be expected where an object is unknown, see `RARE_SHARE`.
     """
 
     objects: tuple[str, ...]
     combinations: tuple[Combination, ...]
     order: tuple[int, ...]
     written: tuple[int, ...]
+    rare: frozenset[Combination] = frozenset()
 
     @classmethod
     def one_per_object(cls, objects: Sequence[str]) -> LabelValues:
@@ -87,7 +94,7 @@ class LabelValues:
             innermost = [c for c in combinations if k in c and not inner.intersection(c)]
             candidates = innermost or [c for c in combinations if k in c]
             written.append(combinations.index(max(candidates, key=lambda c: voxels[c])) + 1)
-        return cls(tuple(objects), tuple(combinations), order, tuple(written))
+        return cls(tuple(objects), tuple(combinations), order, tuple(written), _rare(voxels))
 
     @property
     def ignore(self) -> int:
@@ -120,6 +127,7 @@ class LabelValues:
             The objects drawn around the voxel, and the others that are not known there.
         """
         possible = _possible(drawn, unknown, [(), *self.combinations])
+        possible = [c for c in possible if c not in self.rare] or possible
         if len(possible) > 1:
             return self.ignore
         (combination,) = possible
@@ -220,6 +228,14 @@ def _possible(drawn: Combination, unknown: Combination, combinations: Iterable[C
     """Return the combinations that contain what is drawn, and beyond that only what is not known."""
     most = {*drawn, *unknown}
     return [c for c in combinations if set(drawn) <= set(c) <= most]
+
+
+def _rare(voxels: Mapping[Combination, int]) -> frozenset[Combination]:
+    """Return the rare ones of the combinations of voxels at which all objects are known."""
+    of_object: Counter[int] = Counter()
+    for combination, count in voxels.items():
+        of_object.update(dict.fromkeys(combination, count))
+    return frozenset(c for c in voxels if c and voxels[c] < RARE_SHARE * min(of_object[k] for k in c))
 
 
 def _occurring(counts: Collection[tuple[Combination, Combination]], num_objects: int) -> set[Combination]:
