@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from nnunet_wsl.errors import InputError
 
-MAX_VALUES = 254
-"""Labels are one byte: background, these, ignore."""
-
 RARE_SHARE = 0.01
 """A combination with a smaller share of the voxels of the smallest of its objects is rare: it comes from rounding where
 borders touch, not from how the objects lie."""
+
+MAX_VALUES = 254
+"""Labels are one byte: background, these, ignore."""
 
 Combination = tuple[int, ...]
 """Indices of objects, ascending, from 0."""
@@ -127,7 +127,8 @@ class LabelValues:
             The objects drawn around the voxel, and the others that are not known there.
         """
         possible = _possible(drawn, unknown, [(), *self.combinations])
-        possible = [c for c in possible if c not in self.rare] or possible
+        if len(possible) > 1:
+            possible = [c for c in possible if c not in self.rare] or possible
         if len(possible) > 1:
             return self.ignore
         (combination,) = possible
@@ -230,14 +231,6 @@ def _possible(drawn: Combination, unknown: Combination, combinations: Iterable[C
     return [c for c in combinations if set(drawn) <= set(c) <= most]
 
 
-def _rare(voxels: Mapping[Combination, int]) -> frozenset[Combination]:
-    """Return the rare ones of the combinations of voxels at which all objects are known."""
-    of_object: Counter[int] = Counter()
-    for combination, count in voxels.items():
-        of_object.update(dict.fromkeys(combination, count))
-    return frozenset(c for c in voxels if c and voxels[c] < RARE_SHARE * min(of_object[k] for k in c))
-
-
 def _occurring(counts: Collection[tuple[Combination, Combination]], num_objects: int) -> set[Combination]:
     """Return the combinations of voxels at which all objects are known, and what else the drawn objects need."""
     occurring = {drawn for drawn, unknown in counts if drawn and not unknown}
@@ -245,3 +238,11 @@ def _occurring(counts: Collection[tuple[Combination, Combination]], num_objects:
     occurring |= unexplained
     # An object whose contours enclose no voxel centre still needs a value.
     return occurring | {(k,) for k in range(num_objects) if not any(k in c for c in occurring)}
+
+
+def _rare(voxels: Mapping[Combination, int]) -> frozenset[Combination]:
+    """Return the rare ones of the combinations of voxels at which all objects are known."""
+    of_object: Counter[int] = Counter()
+    for combination, count in voxels.items():
+        of_object.update(dict.fromkeys(combination, count))
+    return frozenset(c for c in voxels if c and voxels[c] < RARE_SHARE * min(of_object[k] for k in c))
