@@ -18,6 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("convert", help="make a raw nnU-Net dataset from images and contours")
     sources = parser.add_subparsers(required=True, metavar="SOURCE_KIND")
     _add_rtstruct(sources)
+    _add_text(sources)
     _add_masks(sources)
     _add_images(sources)
 
@@ -43,6 +44,42 @@ def _add_rtstruct(sources: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     add_conversion_arguments(parser)
     parser.set_defaults(func=_run_rtstruct)
+
+
+def _add_text(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sources.add_parser(
+        "text",
+        help="DICOM image series, also cine series, with text files of contours",
+        description="Convert the contour files below SOURCE, each with the points of one closed contour, 'x y' in "
+        "pixels per line, and the image series that they were drawn on. A case is a patient and a phase. Cases are "
+        "named after the folders of the images: give them names that may be passed on.",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE",
+        help="folder with images, contour files, and link.csv: its columns patient_id and original_id name the folder "
+        "of a patient's images and that of the contours",
+    )  # fmt: skip
+    parser.add_argument(
+        "--contour", action="append", metavar="LABEL=PATTERN",
+        help="a label and the names of its files: {instance} stands for the Instance Number of the image, * for any "
+        "text; repeat it per label (default: inner=*-{instance}-icontour-*.txt and outer=*-{instance}-ocontour-*.txt)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="contour files to leave out, by their path below SOURCE, * for any text; repeat it as needed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--first-pixel", type=float, choices=(0.0, 0.5, 1.0), default=1.0,
+        help="coordinate of the centre of the first pixel: 1 as in MATLAB, 0, or 0.5, where 0 is the corner of the "
+        "image (default: %(default)s, which fits the Sunnybrook data)",
+    )  # fmt: skip
+    parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
+    parser.add_argument(
+        "--outside", choices=("error", "clip"), default="error",
+        help="contours that leave the image by more than half a voxel (default: %(default)s)",
+    )  # fmt: skip
+    add_conversion_arguments(parser)
+    parser.set_defaults(func=_run_text, missing="unknown")
 
 
 def _add_masks(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -149,7 +186,7 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--overlap", choices=("error", "priority", "regions"), default="error",
-        help="voxels inside two objects: an error, the label of the first --roi, or nnU-Net's region-based labels, "
+        help="voxels inside two objects: an error, the label that is named first, or nnU-Net's region-based labels, "
         "which keep both (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same id and name")
@@ -179,6 +216,24 @@ def _run_rtstruct(args: argparse.Namespace) -> int:
         args.name,
         rois=None if args.roi is None else parse_rois(args.roi),
         modality=args.modality,
+        settings=conversion_settings(args, outside=args.outside),
+        overwrite=args.overwrite,
+        jobs=args.jobs,
+    )
+    return 0
+
+
+def _run_text(args: argparse.Namespace) -> int:
+    from nnunet_wsl.conversion import convert_text
+
+    convert_text(
+        args.source,
+        args.dataset,
+        args.name,
+        contours=None if args.contour is None else parse_contours(args.contour),
+        exclude=args.exclude,
+        modality=args.modality,
+        first_pixel=args.first_pixel,
         settings=conversion_settings(args, outside=args.outside),
         overwrite=args.overwrite,
         jobs=args.jobs,
@@ -249,6 +304,31 @@ def parse_rois(arguments: list[str]) -> dict[str, str]:
     if problems:
         raise InputError(problems)
     return rois
+
+
+def parse_contours(arguments: list[str]) -> dict[str, str]:
+    """Split ``LABEL=PATTERN`` arguments.
+
+    Raises
+    ------
+    InputError
+        If an argument has no ``=``, or a label comes twice.
+    """
+    patterns: dict[str, str] = {}
+    problems = []
+    for argument in arguments:
+        label, _, pattern = argument.partition("=")
+        if not pattern:
+            problems.append(
+                f"--contour '{argument}' is not LABEL=PATTERN. Write, for example, --contour "
+                "'inner=*-{instance}-icontour-*.txt'."
+            )
+        elif label in patterns:
+            problems.append(f"--contour names label '{label}' twice. Give each label one pattern.")
+        patterns[label] = pattern
+    if problems:
+        raise InputError(problems)
+    return patterns
 
 
 def parse_labels(arguments: list[str]) -> dict[str, int]:

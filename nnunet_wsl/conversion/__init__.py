@@ -5,5 +5,6 @@ from nnunet_wsl.conversion.images import convert_images
 from nnunet_wsl.conversion.masks import convert_masks
 from nnunet_wsl.conversion.rtstruct import convert_rtstruct
 from nnunet_wsl.conversion.simulation import Simulation
+from nnunet_wsl.conversion.text import convert_text
 
-__all__ = ["ConversionSettings", "Simulation", "convert_images", "convert_masks", "convert_rtstruct"]
+__all__ = ["ConversionSettings", "Simulation", "convert_images", "convert_masks", "convert_rtstruct", "convert_text"]

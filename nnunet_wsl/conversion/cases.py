@@ -222,7 +222,7 @@ def convert_cases(
         problems += [
             f"No case has a contour of label '{name}'. Draw it in one, or leave the label out."
             for k, name in enumerate(objects)
-            if prepared and not any(case.reports[k].drawn_slices for case in prepared)
+            if not problems and not any(case.reports[k].drawn_slices for case in prepared)
         ]
         if problems:
             raise InputError(problems)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 from nnunet_wsl.contours import ContourSet, RTStruct, place
 from nnunet_wsl.conversion.series import Series
@@ -66,6 +67,21 @@ def match_series(
             "coordinates cannot be compared. Export the RTSTRUCT again for this series, or register them first."
         )
     return chosen
+
+
+def common_modality(series_of_cases: Iterable[Series]) -> str:
+    """Return the modality of the images of all cases.
+
+    Raises
+    ------
+    InputError
+        If they have different ones.
+    """
+    counts = Counter(series.modality for series in series_of_cases)
+    if len(counts) > 1:
+        found = ", ".join(f"{modality} ({count} cases)" for modality, count in counts.most_common())
+        raise InputError(f"The cases have images of different modalities: {found}. Choose one with --modality.")
+    return next(iter(counts))
 
 
 def _referenced(rtstruct: RTStruct, series: Sequence[Series]) -> list[Series]:

@@ -15,6 +15,10 @@ import numpy.typing as npt
 
 from nnunet_wsl.errors import InputError
 
+RARE_SHARE = 0.01
+"""A combination with a smaller share of the voxels of the smallest of its objects is rare: it comes from rounding where
+borders touch, not from how the objects lie."""
+
 MAX_VALUES = 254
 """Labels are one byte: background, these, ignore."""
 
@@ -39,12 +43,15 @@ class LabelValues:
         The objects from the outermost to the innermost, in which nnU-Net writes predicted regions over each other.
     written : tuple of int
         The value that is written for each object of ``order``.
+    rare : frozenset of tuple of int
+        The combinations that are not to be expected where an object is unknown, see `RARE_SHARE`.
     """
 
     objects: tuple[str, ...]
     combinations: tuple[Combination, ...]
     order: tuple[int, ...]
     written: tuple[int, ...]
+    rare: frozenset[Combination] = frozenset()
 
     @classmethod
     def one_per_object(cls, objects: Sequence[str]) -> LabelValues:
@@ -90,7 +97,7 @@ class LabelValues:
             innermost = [c for c in combinations if k in c and not inner.intersection(c)]
             candidates = innermost or [c for c in combinations if k in c]
             written.append(combinations.index(max(candidates, key=lambda c: voxels[c])) + 1)
-        return cls(tuple(objects), tuple(combinations), order, tuple(written))
+        return cls(tuple(objects), tuple(combinations), order, tuple(written), _rare(voxels))
 
     @property
     def ignore(self) -> int:
@@ -123,6 +130,8 @@ class LabelValues:
             The objects around the voxel, and the others that are not known there.
         """
         possible = _possible(inside, unknown, [(), *self.combinations])
+        if len(possible) > 1:
+            possible = [c for c in possible if c not in self.rare] or possible
         if len(possible) > 1:
             return self.ignore
         (combination,) = possible
@@ -221,3 +230,11 @@ def _occurring(counts: Collection[Status], num_objects: int) -> set[Combination]
     occurring |= unexplained
     # An object whose contours enclose no voxel centre still needs a value.
     return occurring | {(k,) for k in range(num_objects) if not any(k in c for c in occurring)}
+
+
+def _rare(voxels: Mapping[Combination, int]) -> frozenset[Combination]:
+    """Return the rare ones of the combinations of voxels at which all objects are known."""
+    of_object: Counter[int] = Counter()
+    for combination, count in voxels.items():
+        of_object.update(dict.fromkeys(combination, count))
+    return frozenset(c for c in voxels if c and voxels[c] < RARE_SHARE * min(of_object[k] for k in c))

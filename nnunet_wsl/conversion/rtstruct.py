@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ from pathlib import Path
 from nnunet_wsl.contours import ContourSet, Grid, RTStruct, place, read_rtstruct
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases, for_all
 from nnunet_wsl.conversion.dataset import target_folder
-from nnunet_wsl.conversion.matching import match_series
+from nnunet_wsl.conversion.matching import common_modality, match_series
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
 from nnunet_wsl.conversion.objects import check_rois, match_rois, matching_names, rois_of_all
 from nnunet_wsl.conversion.series import DicomSource, Series, find_dicom
@@ -124,7 +123,7 @@ def convert_rtstruct(
         len(dicom.series), len(dicom.rtstructs), dicom.num_other_files,
     )  # fmt: skip
     structure_sets, problems = _find_structure_sets(dicom, rois, modality, jobs)
-    image_channel = _common_modality(structure_sets)
+    image_channel = common_modality(structure_set.series for structure_set in structure_sets)
     settings = settings or ConversionSettings()
     cases = _make_cases(structure_sets, dicom.folder, rois, settings, problems, jobs)
     folders = [case.path.parent.relative_to(dicom.folder) for case in cases]
@@ -231,11 +230,3 @@ def _make_cases(
             if len(united) > 1:
                 _LOG.info("Case '%s': label '%s' unites the ROIs %s.", case.name, label, ", ".join(map(repr, united)))
     return cases
-
-
-def _common_modality(structure_sets: Sequence[_StructureSet]) -> str:
-    counts = Counter(structure_set.series.modality for structure_set in structure_sets)
-    if len(counts) > 1:
-        found = ", ".join(f"{modality} ({count} cases)" for modality, count in counts.most_common())
-        raise InputError(f"The cases have images of different modalities: {found}. Choose one with --modality.")
-    return next(iter(counts))

@@ -7,10 +7,11 @@ used for it, because scanners fill them in differently.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ _UNREADABLE = (
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SliceThickness",
-    "SpacingBetweenSlices", "NumberOfFrames", "SamplesPerPixel",
+    "SpacingBetweenSlices", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber", "TriggerTime",
 ]  # fmt: skip
 
 
@@ -74,6 +75,10 @@ class ImageSlice:
         Spacing Between Slices or Slice Thickness; used only for a series of a single slice.
     frames, samples : int
         Number of frames in the file and of samples per pixel; only 1 and 1 can be converted.
+    instance_number : int, optional
+        Number of the image within its series.
+    trigger_time_ms : float, optional
+        Time from the R wave of the heart beat to the image, in cine series.
     """
 
     path: Path
@@ -85,6 +90,8 @@ class ImageSlice:
     thickness_mm: float | None
     frames: int = 1
     samples: int = 1
+    instance_number: int | None = None
+    trigger_time_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,58 @@ class Series:
             return float(np.dot(position_mm, normal)), image_slice.path
 
         return sorted(self.slices, key=along_normal)
+
+    def phases(self) -> tuple[Series, ...]:
+        """Split a cine series into its phases, the volumes that follow each other in time.
+
+        The frames of every slice position are put in the order of their Trigger Time where all files have one, else
+        in that of their Instance Number, which also decides between equal times. The frames that come n-th make
+        phase n. Times themselves are not compared, as they differ from slice to slice with the heart rate.
+
+        Returns
+        -------
+        tuple of Series
+            In the order of time; the series itself if every slice position has a single frame.
+
+        Raises
+        ------
+        InputError
+            If the headers lack geometry or the order of the frames, or the slice positions have different numbers of
+            frames.
+        """
+        if problems := self._header_problems():
+            raise InputError(f"The {self}: {problem}" for problem in problems)
+        slices = self.sorted_slices()
+        positions_mm = np.array([image_slice.position_mm for image_slice in slices])
+        # Rounded, so that the noise of a single position does not pass for the distance between two.
+        gaps_mm = np.round(np.diff(positions_mm @ _orthonormal(slices[0])[:, 2]), 3)
+        apart_mm = POSITION_TOLERANCE_VOX * self._spacing_z_mm(gaps_mm) if len(gaps_mm) else 0.0
+        ends: list[int] = (np.flatnonzero(gaps_mm >= apart_mm) + 1).tolist()
+        positions = [slices[start:end] for start, end in itertools.pairwise([0, *ends, len(slices)])]
+        counts = Counter(map(len, positions))
+        usual = max(counts, key=lambda count: (counts[count], count))
+        if usual == 1 and len(counts) == 1:
+            return (self,)
+        if uneven := [position for position in positions if len(position) != usual]:
+            raise InputError(
+                f"The {self}: {counts[usual]} of {len(positions)} slice positions have {usual} frames, but that of "
+                f"'{self._file(uneven[0][0])}' has {len(uneven[0])}; expected one number of frames. "
+                "Restore the missing files, or move those away that are not of this volume."
+            )
+        timed = all(image_slice.trigger_time_ms is not None for image_slice in slices)
+
+        def order(frame: ImageSlice) -> tuple[float, float]:
+            time_ms = frame.trigger_time_ms if timed and frame.trigger_time_ms is not None else 0.0
+            return time_ms, -1.0 if frame.instance_number is None else frame.instance_number
+
+        ordered = [sorted(position, key=order) for position in positions]
+        for before, after in (pair for position in ordered for pair in itertools.pairwise(position)):
+            if order(before) == order(after):
+                raise InputError(
+                    f"The {self}: nothing tells which of '{self._file(before)}' and '{self._file(after)}', at one "
+                    "position, comes first: expected different TriggerTime or InstanceNumber. Keep one of them."
+                )
+        return tuple(replace(self, slices=frames) for frames in zip(*ordered, strict=True))
 
     def grid(self) -> Grid:
         """Return the geometry of the image that :meth:`read` returns.
@@ -349,7 +408,7 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
     """
     if not folder.is_dir():
         raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the DICOM files.")
-    paths = _files_below(folder)
+    paths = files_below(folder)
     # Threads, not processes: reading headers waits for the disk or the network more than it computes.
     headers = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(delayed(_read_header)(p) for p in paths)
     rtstructs = []
@@ -371,7 +430,7 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
     return DicomSource(folder, series, tuple(rtstructs), num_other_files)
 
 
-def _files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """Return all files, sorted; links to folders are followed, but no folder is entered twice."""
     paths: list[Path] = []
     entered = set()
@@ -438,6 +497,8 @@ def _make_slice(header: pydicom.Dataset, path: Path) -> ImageSlice:
         thickness_mm=abs(thickness_mm[0]) if thickness_mm else None,
         frames=int(header.get("NumberOfFrames") or 1),
         samples=int(header.get("SamplesPerPixel") or 1),
+        instance_number=int(instance[0]) if (instance := _numbers(header.get("InstanceNumber"), 1)) else None,
+        trigger_time_ms=time_ms[0] if (time_ms := _numbers(header.get("TriggerTime"), 1)) else None,
     )
 
 

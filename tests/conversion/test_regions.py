@@ -82,6 +82,20 @@ def test_what_nnunet_makes_of_the_truth_table():
     assert [values.innermost(value) for value in (1, 2, 3, 4)] == [B, C, A, C]
 
 
+@pytest.mark.parametrize(("beyond", "determined"), [(2, True), (3, False)])
+def test_rounding_where_borders_touch_leaves_other_voxels_determined(beyond, determined):
+    """A has 216 voxels on slices 0 to 3, of which 2 (0.9 %) or 3 (1.4 %) are not in B. On slice 4 B is unknown."""
+    masks = np.zeros((2, *SHAPE), bool)
+    masks[A, :4, 1:7, 1:10] = masks[B, :4, :, :10] = True
+    masks[B, 0, 1, 1 : 1 + beyond] = False
+    masks[A, 4, 3, 5] = True
+    values, labels = values_of(masks, np.array([[K] * 5, [K, K, K, K, U]]))
+    assert values.combinations == ((A,), (B,), (A, B))
+    assert (labels[0, 1, 1 : 1 + beyond] == 1).all()
+    assert labels[4, 3, 5] == (3 if determined else values.ignore)
+    assert (np.delete(labels[4].ravel(), 3 * 11 + 5) == values.ignore).all()
+
+
 def test_an_object_that_is_only_drawn_where_others_are_unknown():
     """B is unknown everywhere, so whether A lies in it is unknown too, but no combination of both occurs."""
     masks = np.zeros((2, *SHAPE), bool)
