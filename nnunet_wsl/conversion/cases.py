@@ -37,7 +37,7 @@ from nnunet_wsl.conversion.dataset import (
     write_volume,
 )
 from nnunet_wsl.conversion.objects import Missing
-from nnunet_wsl.conversion.regions import LabelValues, Status, combine, count_statuses
+from nnunet_wsl.conversion.regions import Combination, LabelValues, Status, combine, count_statuses
 from nnunet_wsl.conversion.report import (
     OVERVIEW_ROWS,
     CaseSketch,
@@ -166,6 +166,7 @@ class _PreparedCase:
     sketches: tuple[CaseSketch, ...]
     statuses: tuple[Status, ...]
     voxel_counts: Counter[Status]
+    drawn_combinations: frozenset[Combination]
     has_ignore: bool
     needs_confidence: bool
     fingerprint: CaseFingerprint
@@ -408,7 +409,7 @@ def _prepare(
         ),
         _sketches(case.name, placed, [gap for one in supervised for gap in one.gaps]),
         statuses,
-        count_statuses(labels, statuses) if settings.overlap == "regions" else Counter(),
+        *_combinations(labels, statuses, [gap for one in supervised for gap in one.gaps]),
         settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
         # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
         bool(
@@ -437,6 +438,18 @@ def _label_codes(
         if one.uncertain is not None:
             labels[one.uncertain] = len(supervised) + 1
     return labels, ()
+
+
+def _combinations(
+    codes: npt.NDArray[Any], statuses: Sequence[Status], gaps: Sequence[Gap]
+) -> tuple[Counter[Status], frozenset[Combination]]:
+    """Count the statuses of a case, and tell the combinations of objects on the slices that no object has a gap on."""
+    if not statuses:
+        return Counter(), frozenset()
+    drawn = np.ones(len(codes), np.bool_)
+    for gap in gaps:
+        drawn[gap.first + 1 : gap.last] = False
+    return count_statuses(codes, statuses), frozenset(statuses[code][0] for code in np.unique(codes[drawn]))
 
 
 def _sketches(case: str, placed: PlacedContours, gaps: Sequence[Gap]) -> tuple[CaseSketch, ...]:
@@ -505,7 +518,12 @@ def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase]) -> Labe
         [case.reports[k].volume_mm3 for case in cases if case.reports[k].volume_mm3] or [0.0]
         for k in range(len(objects))
     ]
-    return LabelValues.of_combinations(objects, counts, [float(np.median(of_cases)) for of_cases in volumes_mm3])
+    return LabelValues.of_combinations(
+        objects,
+        counts,
+        [float(np.median(of_cases)) for of_cases in volumes_mm3],
+        frozenset().union(*(case.drawn_combinations for case in cases)),
+    )
 
 
 def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> bool:

@@ -65,6 +65,7 @@ class LabelValues:
         objects: Sequence[str],
         counts: Mapping[Status, int],
         volumes_mm3: Sequence[float],
+        drawn: Collection[Combination] | None = None,
     ) -> LabelValues:
         """Give a value to every combination that occurs.
 
@@ -77,19 +78,27 @@ class LabelValues:
             :func:`count_statuses`.
         volumes_mm3 : sequence of float
             Typical volume of each object; the larger is the outer one.
+        drawn : collection of combination, optional
+            The combinations that occur where nothing is interpolated; others have no value if they are rare, see
+            `RARE_SHARE`. By default all are drawn.
 
         Raises
         ------
         InputError
             If more combinations occur than label values exist.
         """
-        combinations = sorted(_occurring(counts, len(objects)), key=lambda c: (len(c), c))
+        voxels: Counter[Combination] = Counter()
+        for (inside, unknown), count in counts.items():
+            if not unknown:
+                voxels[inside] += count
+        rare = _rare(voxels)
+        noise = frozenset() if drawn is None else rare.difference(drawn)
+        combinations = sorted(
+            _occurring([status for status in counts if status[0] not in noise], len(objects)),
+            key=lambda c: (len(c), c),
+        )
         _check_number(combinations, MAX_VALUES)
         order = tuple(sorted(range(len(objects)), key=lambda k: (-volumes_mm3[k], k)))
-        voxels: Counter[Combination] = Counter()
-        for (drawn, unknown), count in counts.items():
-            if not unknown:
-                voxels[drawn] += count
         written = []
         for place, k in enumerate(order):
             # Of a voxel whose value stays, no object further inside has been predicted.
@@ -97,7 +106,7 @@ class LabelValues:
             innermost = [c for c in combinations if k in c and not inner.intersection(c)]
             candidates = innermost or [c for c in combinations if k in c]
             written.append(combinations.index(max(candidates, key=lambda c: voxels[c])) + 1)
-        return cls(tuple(objects), tuple(combinations), order, tuple(written), _rare(voxels))
+        return cls(tuple(objects), tuple(combinations), order, tuple(written), rare)
 
     @property
     def ignore(self) -> int:
@@ -132,7 +141,7 @@ class LabelValues:
         possible = _possible(inside, unknown, [(), *self.combinations])
         if len(possible) > 1:
             possible = [c for c in possible if c not in self.rare] or possible
-        if len(possible) > 1:
+        if len(possible) != 1:
             return self.ignore
         (combination,) = possible
         return self.combinations.index(combination) + 1 if combination else 0

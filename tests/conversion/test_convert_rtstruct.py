@@ -357,6 +357,21 @@ def test_slices_between_from_the_interpolation(source, raw, between, overlap):
     assert (row["interpolated_slices"], row["gate_mm"]) == ("3", "0.34")
 
 
+def test_interpolated_objects_that_overlap(source, raw):
+    """The inner object on slices 0 and 4, the outer one on 0, 2 and 4: inner in outer and outer alone are drawn."""
+    inner = np.array([(2.5, 3.5), (2.5, 6.5), (3.5, 6.5), (3.5, 3.5)])
+    rois = {"in": {0: [inner], 4: [inner]}, "out": {key: [RECTANGLE_YX] for key in (0, 2, 4)}}
+    write_patient(source / "ann", rois=rois, volume=np.full(SHAPE_ZYX, 7))
+    options = ConversionSettings(overlap="regions", between="interpolate")
+    target = convert_rtstruct(source, 501, "Test", rois={"in": "in", "out": "out"}, settings=options)
+    content = json.loads((target / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "out": [1, 2], "in": 2}
+    labels = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert (labels[:, 3, 4:7] == 2).all()
+    assert (labels[:, 2:5, [4, 6]] > 0).all()
+    assert (labels[:, 0] == 0).all()
+
+
 @pytest.mark.parametrize("overlap", ["error", "priority", "regions"])
 def test_uncertain_contours_widen_relevance_and_leave_their_surroundings_ignored(source, raw, overlap):
     write_patient(source / "ann")

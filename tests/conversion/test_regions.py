@@ -124,6 +124,18 @@ def test_more_combinations_than_values():
         LabelValues.of_combinations(objects, counts, [1.0] * 8)
 
 
+def test_a_rare_combination_that_was_never_drawn_is_noise_of_the_interpolation():
+    """B without A is drawn, A in B too; three voxels of A that stick out of B were only ever interpolated."""
+    counts = Counter({((), ()): 5000, ((B,), ()): 900, ((A, B), ()): 400, ((A,), ()): 3, ((A,), (B,)): 50})
+    values = LabelValues.of_combinations(["A", "B"], counts, [10, 100], drawn={(), (B,), (A, B)})
+    assert values.combinations == ((B,), (A, B))
+    assert values.determined((A,), ()) == values.ignore
+    assert values.determined((A,), (B,)) == 2
+    assert LabelValues.of_combinations(["A", "B"], counts, [10, 100]).combinations == ((A,), (B,), (A, B))
+    often = counts | Counter({((A,), ()): 200})
+    assert LabelValues.of_combinations(["A", "B"], often, [10, 100], drawn={(B,)}).combinations[0] == (A,)
+
+
 masks_and_knowledge = st.tuples(
     arrays.arrays(bool, (3, 2, 3, 4)),
     arrays.arrays(bool, (3, 2)),
