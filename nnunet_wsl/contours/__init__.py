@@ -1,6 +1,6 @@
 """Contours: what they are, where they are read from, and which voxels of an image they mean."""
 
-from nnunet_wsl.contours.contour import Contour, ContourSet
+from nnunet_wsl.contours.contour import Contour, ContourSet, SliceList
 from nnunet_wsl.contours.grid import Grid
 from nnunet_wsl.contours.placement import Clipping, PlacedContour, PlacedContours, place
 from nnunet_wsl.contours.raster import contour_voxels, drawn_slices, rasterise
@@ -15,6 +15,7 @@ __all__ = [
     "PlacedContour",
     "PlacedContours",
     "RTStruct",
+    "SliceList",
     "contour_voxels",
     "drawn_slices",
     "place",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+SliceList = tuple[int, ...] | Literal["all"]
+"""Slice indices, counted from 0, ascending; or all slices of the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,7 @@ class Contour:
 
 @dataclass(frozen=True, eq=False)
 class ContourSet:
-    """The contours of one image.
+    """The contours of one image, and what they say about the slices without contours.
 
     Parameters
     ----------
@@ -64,24 +68,34 @@ class ContourSet:
         Names of the objects, ordered, each once; an object may have no contour.
     contours : iterable of Contour
         All of them belong to one of the objects.
+    annotated : mapping of str to slices, optional
+        For the objects of which the source says so, the slices that are fully annotated, counted along the image's z
+        axis. On these an object is drawn or known to be absent; on its other slices nothing is known but the contours.
 
     Raises
     ------
     ValueError
-        If an object is named twice, or a contour belongs to an object that is not listed.
+        If an object is named twice, or a contour, or annotated slices, belong to an object that is not listed.
     """
 
     objects: tuple[str, ...]
     contours: tuple[Contour, ...]
+    annotated: Mapping[str, SliceList]
 
-    def __init__(self, objects: Iterable[str], contours: Iterable[Contour]) -> None:
+    def __init__(
+        self,
+        objects: Iterable[str],
+        contours: Iterable[Contour],
+        annotated: Mapping[str, SliceList] | None = None,
+    ) -> None:
         super().__setattr__("objects", tuple(objects))
         super().__setattr__("contours", tuple(contours))
+        super().__setattr__("annotated", dict(annotated or {}))
         if len(set(self.objects)) < len(self.objects):
             raise ValueError(f"objects must differ: {', '.join(self.objects)}")
-        unlisted = {contour.object for contour in self.contours} - set(self.objects)
+        unlisted = {contour.object for contour in self.contours}.union(self.annotated) - set(self.objects)
         if unlisted:
-            raise ValueError(f"contours of objects that are not listed: {', '.join(sorted(unlisted))}")
+            raise ValueError(f"contours or slices of objects that are not listed: {', '.join(sorted(unlisted))}")
 
     def of(self, object_name: str) -> tuple[Contour, ...]:
         """Contours of one object, in the order in which they were drawn."""
@@ -99,6 +113,7 @@ class ContourSet:
         Returns
         -------
         ContourSet
+            A new object is annotated where all that it unites are, if that is said of all.
 
         Raises
         ------
@@ -106,12 +121,24 @@ class ContourSet:
             If a source is not an object of this set.
         """
         present = {name: self.of(name) for name in self.objects}
+        united = {label: tuple(names) for label, names in sources.items()}
         return ContourSet(
-            sources,
+            united,
             [
                 replace(contour, object=label)
-                for label, names in sources.items()
+                for label, names in united.items()
                 for name in names
                 for contour in present[name]
             ],
+            {
+                label: _common(self.annotated[name] for name in names)
+                for label, names in united.items()
+                if names and all(name in self.annotated for name in names)
+            },
         )
+
+
+def _common(lists: Iterable[SliceList]) -> SliceList:
+    """Slices that are in all lists."""
+    listed = [set(slices) for slices in lists if slices != "all"]
+    return tuple(sorted(set.intersection(*listed))) if listed else "all"

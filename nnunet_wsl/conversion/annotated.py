@@ -7,12 +7,10 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from nnunet_wsl.contours import SliceList
 from nnunet_wsl.errors import InputError
-
-SliceList = tuple[int, ...] | Literal["all"]
-"""Slice indices, counted from 0, ascending; or all slices of the image."""
 
 EVERY_OBJECT = "*"
 

@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -21,9 +21,18 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nnunet_wsl.contours import ContourSet, Grid, PlacedContours, contour_voxels, drawn_slices, place, rasterise
+from nnunet_wsl.contours import (
+    ContourSet,
+    Grid,
+    PlacedContours,
+    SliceList,
+    contour_voxels,
+    drawn_slices,
+    place,
+    rasterise,
+)
 from nnunet_wsl.contract import FUSED
-from nnunet_wsl.conversion.annotated import SliceList, read_annotated, slices_within
+from nnunet_wsl.conversion.annotated import read_annotated, slices_within
 from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import (
@@ -132,14 +141,11 @@ class CaseContent:
         Geometry of the image.
     contours : ContourSet
         Contours of the dataset's objects.
-    annotated : mapping of str to slices
-        By object, the slices that are fully annotated, where the source itself says it.
     """
 
     image: npt.NDArray[Any]
     grid: Grid
     contours: ContourSet
-    annotated: Mapping[str, SliceList] = field(default_factory=dict)
 
 
 class Case(Protocol):
@@ -379,7 +385,7 @@ def _prepare(
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
     if settings.annotated == "auto":
-        listed = {**content.annotated, **listed}
+        listed = {**content.contours.annotated, **listed}
     knowledge = [_knowledge(case.name, name, content.contours, placed, settings, listed) for name in placed.objects]
     known_slices = np.array([one.known for one in knowledge])
     if not content.contours.contours and not known_slices.all(axis=0).any():

@@ -85,8 +85,7 @@ class MaskCase:
             label_map = permuted(label_map, order_xyz)
             grid = permuted_grid(grid, order_xyz)
         masks = {name: np.isin(label_map, values) for name, values in self.values.items()}
-        contours, annotated = self.simulation.draw(masks, grid, self.name)
-        return CaseContent(image, grid, contours, annotated)
+        return CaseContent(image, grid, self.simulation.draw(masks, grid, self.name))
 
 
 def convert_masks(

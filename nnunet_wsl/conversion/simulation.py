@@ -9,8 +9,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_wsl.contours import Contour, ContourSet, Grid, trace
-from nnunet_wsl.conversion.annotated import SliceList
+from nnunet_wsl.contours import Contour, ContourSet, Grid, SliceList, trace
 from nnunet_wsl.errors import InputError
 
 _HARMONICS = 4
@@ -63,9 +62,7 @@ class Simulation:
         if problems:
             raise InputError(problems)
 
-    def draw(
-        self, masks: Mapping[str, npt.NDArray[np.bool_]], grid: Grid, case: str
-    ) -> tuple[ContourSet, dict[str, SliceList]]:
+    def draw(self, masks: Mapping[str, npt.NDArray[np.bool_]], grid: Grid, case: str) -> ContourSet:
         """Draw the contours of one case.
 
         Parameters
@@ -80,18 +77,16 @@ class Simulation:
         Returns
         -------
         ContourSet
-            Open and closed contours.
-        dict of str to tuple of int
-            Per object, the slices that are fully annotated: those that the annotator worked on and did not forget,
-            and those that lie a step or more before the first or after the last one with the object, where it has
-            no part that was missed.
+            Open and closed contours. Fully annotated are the slices that the annotator worked on and did not forget,
+            and those that lie a step or more before the first or after the last one with the object, where it has no
+            part that was missed.
         """
         num_slices = grid.shape_zyx[0]
         contours: list[Contour] = []
         annotated: dict[str, SliceList] = {}
         present = np.flatnonzero(np.any([mask.any(axis=(1, 2)) for mask in masks.values()], axis=0))
         if not len(present):
-            return ContourSet(masks, ()), dict.fromkeys(masks, "all")
+            return ContourSet(masks, (), dict.fromkeys(masks, "all"))
         middle = int(present[len(present) // 2])
         for k, (name, mask) in enumerate(masks.items()):
             rng = np.random.default_rng([self.seed, crc32(case.encode()), k])
@@ -114,7 +109,7 @@ class Simulation:
                     drawn = drawn if closed else _half(drawn, rng)
                     points_xyz = np.column_stack([drawn[:, ::-1], np.full(len(drawn), slice_index)])
                     contours.append(Contour(name, grid.to_mm(points_xyz), closed))
-        return ContourSet(masks, contours), annotated
+        return ContourSet(masks, contours, annotated)
 
     def _jittered(
         self, points_yx: npt.NDArray[np.float64], grid: Grid, rng: np.random.Generator

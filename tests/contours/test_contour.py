@@ -60,3 +60,14 @@ def test_selected_renames_unites_and_remembers_the_source():
 def test_selecting_what_is_not_there_fails():
     with pytest.raises(KeyError, match="c"):
         ContourSet(["a"], []).selected({"label": ["c"]})
+
+
+def test_what_is_annotated_belongs_to_the_contour_set():
+    """A union is known where all its parts are, if that is said of all of them."""
+    annotated = {"a": (1, 2, 5), "b": "all", "c": (2, 3)}
+    contour_set = ContourSet(["a", "b", "c", "d"], [], annotated)
+    united = {"ab": ["a", "b"], "abc": ["a", "b", "c"], "b": ["b"], "ad": ["a", "d"], "none": []}
+    assert contour_set.selected(united).annotated == {"ab": (1, 2, 5), "abc": (2,), "b": "all"}
+    assert ContourSet(["a"], []).annotated == {}
+    with pytest.raises(ValueError, match="not listed: B"):
+        ContourSet(["A"], [], {"B": "all"})

@@ -16,8 +16,8 @@ SHAPE = (9, 7, 11)
 
 def drawn(masks, simulation, case="ann"):
     shape = next(iter(masks.values())).shape
-    contours, annotated = simulation.draw(masks, grid(shape), case)
-    return place(contours, grid(shape), case=case), annotated
+    contours = simulation.draw(masks, grid(shape), case)
+    return place(contours, grid(shape), case=case), contours.annotated
 
 
 def on_slices(*slices):
@@ -58,7 +58,7 @@ def test_forgotten_slices_are_not_known():
 
 def test_half_a_contour():
     """Marching squares give 2 * (3 + 5) points around 3 x 5 voxels."""
-    contours, _ = Simulation(opened=1).draw({"A": on_slices(3, 4)}, grid(SHAPE), "ann")
+    contours = Simulation(opened=1).draw({"A": on_slices(3, 4)}, grid(SHAPE), "ann")
     assert [(contour.closed, len(contour.points_mm)) for contour in contours.contours] == [(False, 8), (False, 8)]
 
 
@@ -66,8 +66,8 @@ def test_jitter_has_the_standard_deviation_in_mm():
     mask = np.zeros((400, 40, 40), bool)
     mask[:, 15:25, 17:23] = True
     geometry = grid(mask.shape)
-    exact, _ = Simulation().draw({"A": mask}, geometry, "ann")
-    moved, _ = Simulation(jitter_mm=0.5).draw({"A": mask}, geometry, "ann")
+    exact = Simulation().draw({"A": mask}, geometry, "ann")
+    moved = Simulation(jitter_mm=0.5).draw({"A": mask}, geometry, "ann")
     offsets_vox = [
         geometry.to_voxel_xyz(b.points_mm) - geometry.to_voxel_xyz(a.points_mm)
         for a, b in zip(exact.contours, moved.contours, strict=True)
@@ -89,7 +89,7 @@ def test_random_numbers_depend_on_seed_and_case_only():
     masks = {"A": on_slices(*range(9))}
 
     def points(seed, case):
-        contours, _ = Simulation(jitter_mm=1, drop=0.5, seed=seed).draw(masks, grid(SHAPE), case)
+        contours = Simulation(jitter_mm=1, drop=0.5, seed=seed).draw(masks, grid(SHAPE), case)
         return np.concatenate([contour.points_mm for contour in contours.contours])
 
     assert np.array_equal(points(1, "ann"), points(1, "ann"))
