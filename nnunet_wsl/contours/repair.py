@@ -49,7 +49,6 @@ REPEAT_VOX = 0.02
 
 _DECIMALS_VOX = 6
 _MAX_ROUNDS = 50
-_BLOCK = 256  # lines whose winding numbers are found at once, which bounds the memory
 
 Fault = Literal["without_extent", "crossing", "spur", "keyhole"]
 
@@ -154,7 +153,15 @@ def same_lines(a: Sequence[Floats], b: Sequence[Floats], *, closed: bool, tolera
 def _all_near(points: Floats, lines: Sequence[Floats], closed: bool, tolerance_vox: float) -> bool:
     start = np.concatenate([line if closed else line[:-1] for line in lines])
     end = np.concatenate([np.roll(line, -1, axis=0) if closed else line[1:] for line in lines])
-    return all((_distance(point, start, end) <= tolerance_vox).any() for point in points)
+    i, j = _overlapping_boxes(
+        np.concatenate([points, np.minimum(start, end)]),
+        np.concatenate([points, np.maximum(start, end)]),
+        tolerance_vox,
+    )
+    point, line = _between_kinds(i, j, len(points))
+    near = np.zeros(len(points), dtype=np.bool_)
+    near[point[_distance(points[point], start[line], end[line]) <= tolerance_vox]] = True
+    return bool(near.all())
 
 
 def _meets_only_neighbours(points: Floats, tolerance_vox: float) -> bool:
@@ -261,16 +268,28 @@ def _meetings(lines: _Lines, tolerance_vox: float) -> _Meetings:
 
 def _overlapping_boxes(low: Floats, high: Floats, tolerance_vox: float) -> tuple[Ints, Ints]:
     """Pairs of boxes, from their corners, shape (N, 2), that are no farther apart than the tolerance."""
-    axis = int(np.ptp(low, axis=0).argmax()) if len(low) else 0
-    order = np.argsort(low[:, axis])
-    first, last = low[order, axis], high[order, axis] + tolerance_vox
-    count = np.searchsorted(first, last, side="right") - np.arange(1, len(order) + 1)
+    long = int(np.ptp(low, axis=0).argmax()) if len(low) else 0
+    i, j = _overlapping(low[:, long], high[:, long] + tolerance_vox)
+    low, high = low[:, 1 - long], high[:, 1 - long] + tolerance_vox
+    near = (low[i] <= high[j]) & (low[j] <= high[i])
+    return i[near], j[near]
+
+
+def _overlapping(low: Floats, high: Floats) -> tuple[Ints, Ints]:
+    """Pairs of closed intervals with a place in common; each pair once."""
+    order = np.argsort(low)
+    first = low[order]
+    count = np.searchsorted(first, high[order], side="right") - np.arange(1, len(order) + 1)
     i = np.repeat(np.arange(len(order)), count)
     j = np.arange(len(i)) - np.repeat(np.cumsum(count) - count, count) + i + 1
-    i, j = order[i], order[j]
-    other = 1 - axis
-    near = (low[i, other] <= high[j, other] + tolerance_vox) & (low[j, other] <= high[i, other] + tolerance_vox)
-    return i[near], j[near]
+    return order[i], order[j]
+
+
+def _between_kinds(i: Ints, j: Ints, num_first: int) -> tuple[Ints, Ints]:
+    """Of pairs, those of one of the first kind and one of the second, which is counted from 0."""
+    first, second = np.minimum(i, j), np.maximum(i, j) - num_first
+    mixed = (first < num_first) & (second >= 0)
+    return first[mixed], second[mixed]
 
 
 def _cut_where_they_meet(lines: _Lines, tolerance_vox: float) -> _Lines:
@@ -331,23 +350,25 @@ def _winding_numbers(lines: _Lines, part: Ints) -> tuple[Ints, Ints]:
     Ahead is towards growing x, or towards growing y for a line that runs more along x than along y. From the
     middle of each line a ray goes there, and crosses the other lines of the part.
     """
-    ahead = np.zeros(len(lines.a), dtype=np.int64)
-    own = np.zeros(len(lines.a), dtype=np.int64)
     start, end = lines.nodes[lines.a], lines.nodes[lines.b]
-    along = np.abs(end - start)
-    for ray, sign in ((1, 1), (0, -1)):
+    along, middle = end - start, (start + end) / 2
+    steep = np.abs(along[:, 0]) >= np.abs(along[:, 1])
+    ahead, own = np.zeros((2, len(lines.a)), dtype=np.int64)
+    for ray, sign, chosen in ((1, 1, np.flatnonzero(steep)), (0, -1, np.flatnonzero(~steep))):
         across = 1 - ray
-        turns = sign * np.sign(end - start)[:, across].astype(np.int64) * lines.net
-        chosen = np.flatnonzero((along[:, across] >= along[:, ray]) if ray else (along[:, across] > along[:, ray]))
+        turns = sign * np.sign(along[:, across]).astype(np.int64) * lines.net
         own[chosen] = turns[chosen]
-        for of in np.split(chosen, range(_BLOCK, len(chosen), _BLOCK)):
-            middle = (start[of] + end[of])[:, None] / 2
-            hit = (start[None, :, across] <= middle[..., across]) != (end[None, :, across] <= middle[..., across])
-            hit &= (part[of, None] == part) & (of[:, None] != np.arange(len(part)))
-            row, line = np.nonzero(hit)
-            slope = (end - start)[line, ray] / (end - start)[line, across]
-            beyond = start[line, ray] + (middle[row, 0, across] - start[line, across]) * slope > middle[row, 0, ray]
-            np.add.at(ahead, of[row[beyond]], turns[line[beyond]])
+        position = middle[chosen, across]
+        i, j = _overlapping(
+            np.concatenate([np.minimum(start, end)[:, across], position]),
+            np.concatenate([np.maximum(start, end)[:, across], position]),
+        )
+        line, of = _between_kinds(i, j, len(start))
+        hit = (start[line, across] <= position[of]) != (end[line, across] <= position[of])
+        line, of = line[hit], chosen[of[hit]]
+        t = (middle[of, across] - start[line, across]) / along[line, across]
+        hit = (start[line, ray] + t * along[line, ray] > middle[of, ray]) & (line != of) & (part[line] == part[of])
+        np.add.at(ahead, of[hit], turns[line[hit]])
     return ahead, ahead + own
 
 
