@@ -227,9 +227,8 @@ def place(
             if not leaves or outside == "clip":
                 if leaves:
                     farthest_mm = np.linalg.norm(excess_vox * grid.spacing_mm_xyz, axis=1).max()
-                    area_mm2 = (
-                        _area_outside_mm2(points_xyz[:, 1::-1], grid, whole=missing_slice) if contour.closed else 0
-                    )
+                    polygon_yx = points_xyz[:, 1::-1] if contour.closed else points_xyz[:0, 1::-1]
+                    area_mm2 = _area_outside_mm2(polygon_yx, grid, whole=missing_slice)
                     cut.setdefault(contour.source, []).append((area_mm2, float(farthest_mm)))
                 if not missing_slice:
                     placed += [PlacedContour(*roi, contour.closed, k, line) for line in lines]
