@@ -2,7 +2,7 @@
 
 from nnunet_wsl.contours.contour import Contour, ContourSet, SliceList
 from nnunet_wsl.contours.grid import Grid
-from nnunet_wsl.contours.placement import Clipping, PlacedContour, PlacedContours, place
+from nnunet_wsl.contours.placement import Clipping, PlacedContour, PlacedContours, Repairs, place
 from nnunet_wsl.contours.raster import contour_voxels, drawn_slices, rasterise
 from nnunet_wsl.contours.rtstruct import RTStruct, read_rtstruct, write_rtstruct
 from nnunet_wsl.contours.trace import trace
@@ -15,6 +15,7 @@ __all__ = [
     "PlacedContour",
     "PlacedContours",
     "RTStruct",
+    "Repairs",
     "SliceList",
     "contour_voxels",
     "drawn_slices",

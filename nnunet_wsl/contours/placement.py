@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nnunet_wsl.contours.contour import ContourSet
 from nnunet_wsl.contours.grid import Grid
+from nnunet_wsl.contours.repair import repair, same_lines
 from nnunet_wsl.errors import InputError
 
 SLICE_TOLERANCE = 0.25
@@ -78,6 +79,48 @@ class Clipping:
         )
 
 
+@dataclass(frozen=True)
+class Repairs:
+    """Contours of one source that had faults, and were repaired as `nnunet_wsl.contours.repair` says.
+
+    Parameters
+    ----------
+    object, source : str
+        As in `Contour`.
+    repeated : int
+        Contours left out because the source has them already.
+    without_extent : int
+        Contours left out because they enclose nothing, or are open and have no length.
+    crossing : int
+        Contours that cross themselves.
+    spur : int
+        Contours with lines that run out and back.
+    keyhole : int
+        Contours with several rings joined by channels, which is no mistake.
+    """
+
+    object: str
+    source: str
+    repeated: int = 0
+    without_extent: int = 0
+    crossing: int = 0
+    spur: int = 0
+    keyhole: int = 0
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """One sentence for each kind."""
+        for n, kind, done in (
+            (self.repeated, "repeated contour", "left out"),
+            (self.without_extent, "contour without extent", "left out"),
+            (self.crossing, "self-crossing contour", "reduced to the border"),
+            (self.spur, "contour with spurs", "freed of them"),
+            (self.keyhole, "keyhole contour", "divided into rings"),
+        ):
+            if n:
+                yield f"{n} {kind if n == 1 else kind.replace('contour', 'contours')} of ROI '{self.source}' {done}"
+
+
 @dataclass(frozen=True, eq=False)
 class PlacedContours:
     """The contours of an image, each in its slice.
@@ -89,18 +132,18 @@ class PlacedContours:
     objects : tuple of str
         As in `ContourSet`.
     contours : tuple of PlacedContour
-        Contours of slices that the image has.
+        Contours of slices that the image has. Closed ones are rings: one keyhole makes several.
     clippings : tuple of Clipping
         What was cut off at the border of the image, one entry per affected source.
-    repeats : mapping of str to int
-        How many contours of a source were left out because it has them already.
+    repairs : tuple of Repairs
+        What was repaired, one entry per affected object and source.
     """
 
     grid: Grid
     objects: tuple[str, ...]
     contours: tuple[PlacedContour, ...]
     clippings: tuple[Clipping, ...]
-    repeats: Mapping[str, int]
+    repairs: tuple[Repairs, ...]
 
     def of(self, object_name: str) -> dict[int, tuple[PlacedContour, ...]]:
         """Contours of one object by slice index, ascending; KeyError if there is no such object."""
@@ -114,9 +157,9 @@ class PlacedContours:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One sentence for everything that was cut off or left out."""
-        repeats = (f"{_count(n, 'repeated contour')} of ROI '{source}' left out" for source, n in self.repeats.items())
-        return (*map(str, self.clippings), *repeats)
+        """One sentence for everything that was cut off, repaired or left out."""
+        repairs = dict.fromkeys(note for repair in self.repairs for note in repair.notes)
+        return (*map(str, self.clippings), *repairs)
 
 
 def place(
@@ -125,8 +168,8 @@ def place(
     """Find the slice and the in-slice voxel coordinates of every contour.
 
     A contour belongs to a slice if none of its points lies more than `SLICE_TOLERANCE` slice spacings off the
-    slice's plane. A contour that one source has twice, point by point, is used once: filled by even-odd, the two
-    would erase each other.
+    slice's plane. Faults of contours are repaired as `nnunet_wsl.contours.repair` says. A contour that one source has
+    twice is used once: filled by even-odd, the two would erase each other.
 
     Parameters
     ----------
@@ -154,39 +197,43 @@ def place(
     placed: list[PlacedContour] = []
     faults: dict[tuple[str, str], list[tuple[_Fault, int]]] = {}
     cut: dict[str, list[tuple[float, float]]] = {}
-    repeats: Counter[str] = Counter()
+    repairs: dict[tuple[str, str], Counter[str]] = {}
     drawn: Counter[tuple[str, str]] = Counter()
-    seen: set[tuple[str, str, bytes]] = set()
+    seen: dict[tuple[str, str, bool, int], list[tuple[NDArray[np.float64], ...]]] = {}
     for contour in contour_set.contours:
         roi = (contour.object, contour.source)
         drawn[roi] += 1
         points_xyz = np.round(grid.to_voxel_xyz(contour.points_mm), _DECIMALS_VOX)
-        fingerprint = (*roi, points_xyz.tobytes())
-        if fingerprint in seen:
-            repeats[contour.source] += 1
-            continue
-        seen.add(fingerprint)
-
         z = points_xyz[:, 2]
         k = round(float(z.min() + z.max()) / 2)
         missing_slice = not 0 <= k < grid.shape_zyx[0]
-        excess_vox = _excess_vox(points_xyz, grid)
-        leaves = missing_slice or bool((excess_vox[:, :2] > GRID_TOLERANCE_VOX).any())
         if np.ptp(z) > 2 * SLICE_TOLERANCE:
             fault = _tilted(z, grid)
         elif not missing_slice and np.abs(z - k).max() > SLICE_TOLERANCE:
             fault = _between_slices(z, k, grid)
-        elif leaves and outside == "error":
-            fault = _beyond_slices(z, grid) if missing_slice else _outside(excess_vox, grid)
         else:
-            in_slice = PlacedContour(contour.object, contour.source, contour.closed, k, points_xyz[:, 1::-1])
-            if leaves:
-                farthest_mm = np.linalg.norm(excess_vox * grid.spacing_mm_xyz, axis=1).max()
-                area_mm2 = _area_outside_mm2(in_slice, grid, whole=missing_slice)
-                cut.setdefault(contour.source, []).append((area_mm2, float(farthest_mm)))
-            if not missing_slice:
-                placed.append(in_slice)
-            continue
+            repaired = repair(points_xyz[:, 1::-1], closed=contour.closed)
+            lines = repaired.lines_yx_vox
+            others = seen.setdefault((*roi, contour.closed, k), [])
+            repeated = bool(lines) and any(same_lines(lines, other, closed=contour.closed) for other in others)
+            found = ("repeated",) if repeated else repaired.faults
+            if found:
+                repairs.setdefault(roi, Counter()).update(found)
+            if repeated or not lines:
+                continue
+            others.append(lines)
+            excess_vox = _excess_vox(lines, (z.min() + z.max()) / 2, grid)
+            leaves = missing_slice or bool((excess_vox[:, :2] > GRID_TOLERANCE_VOX).any())
+            if not leaves or outside == "clip":
+                if leaves:
+                    farthest_mm = np.linalg.norm(excess_vox * grid.spacing_mm_xyz, axis=1).max()
+                    polygon_yx = points_xyz[:, 1::-1] if contour.closed else points_xyz[:0, 1::-1]
+                    area_mm2 = _area_outside_mm2(polygon_yx, grid, whole=missing_slice)
+                    cut.setdefault(contour.source, []).append((area_mm2, float(farthest_mm)))
+                if not missing_slice:
+                    placed += [PlacedContour(*roi, contour.closed, k, line) for line in lines]
+                continue
+            fault = _beyond_slices(z, grid) if missing_slice else _outside(excess_vox, grid)
         faults.setdefault((contour.source, fault.kind), []).append((fault, drawn[roi]))
     if faults:
         raise InputError(_describe(case, source, found) for (source, _), found in faults.items())
@@ -194,11 +241,18 @@ def place(
         Clipping(source, len(cuts), sum(area for area, _ in cuts), max(farthest for _, farthest in cuts))
         for source, cuts in cut.items()
     )
-    return PlacedContours(grid, contour_set.objects, tuple(placed), clippings, dict(repeats))
+    return PlacedContours(
+        grid,
+        contour_set.objects,
+        tuple(placed),
+        clippings,
+        tuple(Repairs(name, source, **counts) for (name, source), counts in repairs.items()),
+    )
 
 
-def _excess_vox(points_xyz: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
+def _excess_vox(lines_yx: Sequence[NDArray[np.float64]], z: float, grid: Grid) -> NDArray[np.float64]:
     """How far each point lies beyond the image along x, y and z, shape (N, 3), in voxels."""
+    points_xyz = np.insert(np.concatenate(lines_yx)[:, ::-1], 2, z, axis=1)
     below, above = -0.5 - points_xyz, points_xyz - (np.array(grid.shape_zyx[::-1]) - 0.5)
     return np.maximum(np.maximum(below, above), 0)
 
@@ -266,12 +320,10 @@ def _outside(excess_vox: NDArray[np.float64], grid: Grid) -> _Fault:
     )
 
 
-def _area_outside_mm2(contour: PlacedContour, grid: Grid, *, whole: bool) -> float:
-    """Area that a contour encloses outside the image; `whole` if the image lacks its slice."""
-    if not contour.closed:
-        return 0.0
-    inside = contour.points_yx_vox[:0] if whole else _within(contour.points_yx_vox, grid.shape_zyx[1:])
-    area_vox = _area(contour.points_yx_vox) - _area(inside)
+def _area_outside_mm2(polygon_yx: NDArray[np.float64], grid: Grid, *, whole: bool) -> float:
+    """Area that a polygon encloses outside the image; `whole` if the image lacks its slice."""
+    inside = polygon_yx[:0] if whole else _within(polygon_yx, grid.shape_zyx[1:])
+    area_vox = _area(polygon_yx) - _area(inside)
     return area_vox * float(grid.spacing_mm_xyz[0] * grid.spacing_mm_xyz[1])
 
 

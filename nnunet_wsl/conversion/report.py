@@ -62,6 +62,10 @@ class ObjectReport:
         The area cut off, and how far it reached.
     repeated_contours : int
         Contours drawn twice, which were used once.
+    extentless_contours : int
+        Contours left out because they enclose nothing, or are open and have no length.
+    crossing_contours, spur_contours, keyhole_contours : int
+        Contours repaired because they cross themselves, have spurs, or consist of rings joined by channels.
     """
 
     case: str
@@ -80,6 +84,10 @@ class ObjectReport:
     clipped_area_mm2: float
     clipped_farthest_mm: float
     repeated_contours: int
+    extentless_contours: int
+    crossing_contours: int
+    spur_contours: int
+    keyhole_contours: int
 
     @classmethod
     def of(
@@ -94,6 +102,7 @@ class ObjectReport:
     ) -> ObjectReport:
         """Summarise the contours of one object."""
         sources = {contour.source for contour in placed.contours if contour.object == object_name}
+        repairs = [repair for repair in placed.repairs if repair.object == object_name]
         clippings = [clipping for clipping in placed.clippings if clipping.source in sources]
         return cls(
             case=case,
@@ -111,7 +120,11 @@ class ObjectReport:
             clipped_contours=sum(clipping.contours for clipping in clippings),
             clipped_area_mm2=round(sum(clipping.area_mm2 for clipping in clippings), 1),
             clipped_farthest_mm=round(max((clipping.farthest_mm for clipping in clippings), default=0.0), 1),
-            repeated_contours=sum(placed.repeats.get(source, 0) for source in sources),
+            repeated_contours=sum(repair.repeated for repair in repairs),
+            extentless_contours=sum(repair.without_extent for repair in repairs),
+            crossing_contours=sum(repair.crossing for repair in repairs),
+            spur_contours=sum(repair.spur for repair in repairs),
+            keyhole_contours=sum(repair.keyhole for repair in repairs),
         )
 
 
@@ -199,8 +212,16 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
                 "%s: %d contours were clipped at the border of the image, %.1f mm2 in all, up to %.1f mm outside.",
                 where, report.clipped_contours, report.clipped_area_mm2, report.clipped_farthest_mm,
             )  # fmt: skip
-        if report.repeated_contours:
-            _LOG.warning("%s: %d contours are drawn twice and were used once.", where, report.repeated_contours)
+        for count, fault in (
+            (report.repeated_contours, "are drawn twice and were used once"),
+            (report.extentless_contours, "have no extent and were left out"),
+            (report.crossing_contours, "cross themselves and were reduced to the border of what they enclose"),
+            (report.spur_contours, "have spurs, which were removed"),
+        ):
+            if count:
+                _LOG.warning("%s: %d contours %s.", where, count, fault)
+        if report.keyhole_contours:
+            _LOG.info("%s: %d keyhole contours were divided into rings.", where, report.keyhole_contours)
 
 
 def draw_overview(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_wsl.contours import ContourSet, Grid, contour_voxels, drawn_slices, place, rasterise
+from nnunet_wsl.contours import ContourSet, Grid, Repairs, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.errors import InputError
 
 SQUARE = [(1, 1), (1, 4), (3, 4), (3, 1)]
@@ -158,7 +158,7 @@ def test_clipped_open_contour_has_no_area(grid, draw):
 def test_a_contour_drawn_twice_counts_once(grid, draw):
     contours = [draw(grid, 2, SQUARE), draw(grid, 2, SQUARE), draw(grid, 3, SQUARE), draw(grid, 2, SQUARE, "B")]
     placed = place(ContourSet(["GTV", "B"], contours), grid, case="c")
-    assert placed.repeats == {"GTV": 1}
+    assert placed.repairs == (Repairs("GTV", "GTV", repeated=1),)
     assert placed.notes == ("1 repeated contour of ROI 'GTV' left out",)
     assert rasterise(placed, "GTV").sum() == 2 * rasterise(placed, "B").sum() > 0
 

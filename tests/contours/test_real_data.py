@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunet_wsl.contours import Grid, contour_voxels, drawn_slices, place, rasterise, read_rtstruct
+from nnunet_wsl.contours import Grid, Repairs, contour_voxels, drawn_slices, place, rasterise, read_rtstruct
 from nnunet_wsl.errors import InputError
 
 if "NNUNET_WSL_TEST_DATA" not in os.environ:
@@ -43,6 +43,9 @@ def test_masks_are_the_publishers(folder):
     mask = rasterise(placed, "GTV")
     dice = 2 * (mask & expected).sum() / (mask.sum() + expected.sum())
     assert dice >= 0.999
+
+    keyholes = {"STS_007/PET": 1, "STS_013/PET": 4}.get("/".join(folder.parts[-2:]), 0)
+    assert placed.repairs == ((Repairs("GTV", name, keyhole=keyholes),) if keyholes else ())
 
     assert drawn_slices(placed, "GTV").tolist() == np.flatnonzero(expected.any(axis=(1, 2))).tolist()
     touched = np.zeros(expected.shape, dtype=bool)

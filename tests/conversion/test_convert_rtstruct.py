@@ -499,6 +499,29 @@ def test_clipped_contours_are_counted(source, raw, caplog):
     assert "1 contours were clipped" in caplog.text
 
 
+def test_repaired_contours_are_counted(source, raw, caplog):
+    caplog.set_level(logging.INFO, "nnunet_wsl")
+    (top, left), (_, right), (bottom, _) = RECTANGLE_YX[:3]
+    spur = [*RECTANGLE_YX, (bottom, left - 1), RECTANGLE_YX[-1]]
+    crossed = [(top, left), (bottom, right), (bottom, left), (top, right)]
+    hole = [(top, left), (top + 1, left + 1), (top + 1, right - 1), (bottom - 1, left + 2), (top + 1, left + 1)]
+    stray = [(top, left)] * 3
+    contours = {0: [spur, stray], 1: [crossed], 2: [RECTANGLE_YX, RECTANGLE_YX[::-1]], 3: [[*hole, *RECTANGLE_YX]]}
+    write_patient(source / "ann", rois={"GTV": {k: list(map(np.array, of)) for k, of in contours.items()}})
+    target = convert_rtstruct(source, 501, "Test")
+    with (target / "wsl_report.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    faults = ("repeated", "extentless", "crossing", "spur", "keyhole")
+    assert [row[f"{fault}_contours"] for fault in faults] == ["1"] * 5
+    where = "Case 'ann_rs', label 'GTV': 1 contours "
+    for text in ("are drawn twice", "have no extent", "cross themselves", "have spurs"):
+        assert where + text in caplog.text
+    assert "label 'GTV': 1 keyhole contours were divided into rings." in caplog.text
+    mask = read(target / "labelsTr" / "ann_rs.nii.gz")
+    np.testing.assert_array_equal(mask[0], mask[2])
+    assert mask[2].sum() > mask[3].sum() > 0
+
+
 def test_report(source, raw, caplog):
     rois = {"A": {key: [RECTANGLE_YX] for key in (0, 1, 3)}, "B": {2: [INNER_YX]}}
     write_patient(source / "ann", rois=rois)
