@@ -75,12 +75,14 @@ class RelevanceHead:
                 "with its own trainer."
             )
         self.num_segmentation = layer.out_channels
-        wide = type(layer)(
-            layer.in_channels,
-            layer.out_channels + self.num_relevance,
-            layer.kernel_size,  # type: ignore[arg-type]
-            bias=layer.bias is not None,
-        )
+        # What is drawn after this stays what it would be without the head: one seed, one stock network and training.
+        with torch.random.fork_rng(devices=[]):
+            wide = type(layer)(
+                layer.in_channels,
+                layer.out_channels + self.num_relevance,
+                layer.kernel_size,  # type: ignore[arg-type]
+                bias=layer.bias is not None,
+            )
         for name, parameter in wide.named_parameters():
             # Relevance rows start as torch initialises them, segmentation rows as nnU-Net did.
             with torch.no_grad():

@@ -56,6 +56,15 @@ def test_segmentation_outputs_and_state_stay_those_of_the_stock_network(build, s
     build().load_state_dict(state, strict=True)
 
 
+def test_the_head_changes_nothing_that_is_drawn_after_it():
+    """One seed gives one stock network and one training, with and without relevance."""
+    torch.manual_seed(2)
+    network = plain_unet()
+    state = torch.random.get_rng_state()
+    RelevanceHead(network, R)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 @pytest.mark.parametrize(("build", "shape"), CASES)
 def test_saved_weights_restore_both_heads_bitwise(build, shape):
     network, other = build(), build()
