@@ -163,15 +163,17 @@ class MapsPatch:
             start.append(min(max(math.floor(low) - 1, -1), n))
             stop.append(max(min(math.floor(high) + 3, n + 1), start[-1] + 1))
         region = self._region(start, [b - a for a, b in zip(start, stop, strict=True)])
-        # Most voxels lie between eight zeros; one look tells which.
-        busy = np.bitwise_or.reduce(region, 0)
+        # Most voxels lie between eight zeros; one look tells which, and in which maps: map c has bit c modulo 8.
+        busy = np.zeros(region.shape[1:], np.uint8)
+        for c, values in enumerate(region):
+            busy |= (values != 0) * np.uint8(1 << c % 8)
         busy[:-1] |= busy[1:]
         busy[:, :-1] |= busy[:, 1:]
         busy[:, :, :-1] |= busy[:, :, 1:]
-        values = np.zeros((len(region), *grid.shape[:3]), np.uint8)
-        rows = values.reshape(len(region), -1)
+        result = np.zeros((len(region), *grid.shape[:3]), np.uint8)
+        rows = result.reshape(len(region), -1)
         _interpolate(region, busy, np.array(start), np.array(self.shape_zyx), positions, rows)
-        return self._result(values)
+        return self._result(result)
 
     def _region(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[np.uint8]:
         inside, target = [], []
@@ -232,11 +234,14 @@ def _interpolate(
         if not (x >= 0 and y >= 0 and z >= 0 and x < end_x and y < end_y and z < end_z):
             continue
         i, j, k = np.uint64(z), np.uint64(y), np.uint64(x)
-        if busy[i, j, k] == 0:
+        bits = busy[i, j, k]
+        if bits == 0:
             continue
         i1, j1, k1 = i + np.uint64(1), j + np.uint64(1), k + np.uint64(1)
         dz, dy, dx = z - np.float32(i), y - np.float32(j), x - np.float32(k)
         for c in range(len(region)):
+            if not (bits >> (c % 8)) & 1:
+                continue
             near_low = _mix(region[c, i, j, k], region[c, i, j, k1], dx)
             near_high = _mix(region[c, i, j1, k], region[c, i, j1, k1], dx)
             far_low = _mix(region[c, i1, j, k], region[c, i1, j, k1], dx)
