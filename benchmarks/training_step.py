@@ -1,10 +1,11 @@
 """What relevance supervision costs per training step, loader included, against stock nnUNetTrainer.
 
-    python benchmarks/training_step.py [--relevance 2] [--steps 6] [--rounds 5] [--device cpu]
+    python benchmarks/training_step.py [--relevance 2] [--labels R] [--steps 6] [--rounds 5] [--device cpu]
 
-Both trainers see the same images, plan and patch, in one process, in alternating rounds; the loader runs in the
-training process, so that its whole cost is in the step. Results go to ``training_step_relevanceR.json`` beside this
-script.
+Both trainers see the same images, labels, plan and patch, in one process, in alternating rounds; the loader runs in
+the training process, so that its whole cost is in the step. The loader alone runs on one thread, as in nnU-Net's
+worker processes, draws the same patches and augmentations for both, and is measured in CPU time, which other load on
+the machine disturbs less. Results go to ``training_step_relevanceR_labelsL.json`` beside this script.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ SHAPE_ZYX = (40, 64, 56)
 STOCK, WSL = "Dataset901_StepStock", "Dataset902_StepWSL"
 
 
-def write_dataset(folder: Path, num_relevance: int) -> None:
-    """Four cases of noise with one ball; relevance falls off with the distance from its surface."""
+def write_dataset(folder: Path, num_relevance: int, num_labels: int) -> None:
+    """Four cases of noise with a ball of shells; relevance falls off with the distance from the shells' surfaces."""
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -42,15 +43,16 @@ def write_dataset(folder: Path, num_relevance: int) -> None:
     for case in range(4):
         radius = np.sqrt((z - 20) ** 2 + (y - 30 - case) ** 2 + (x - 28) ** 2)
         image = (100 * (radius < 12) + rng.normal(0, 30, SHAPE_ZYX)).astype(np.float32)
-        relevance = np.exp(-((radius - 12) ** 2) / 8).astype(np.float32)
-        for channel, volume in enumerate([image] + [relevance] * num_relevance):
+        surfaces = [12 - 2.5 * k for k in range(max(num_relevance, num_labels))]
+        relevance = [np.exp(-((radius - r) ** 2) / 8).astype(np.float32) for r in surfaces[:num_relevance]]
+        for channel, volume in enumerate([image, *relevance]):
             sitk.WriteImage(sitk.GetImageFromArray(volume), str(folder / f"imagesTr/case{case}_{channel:04d}.nii.gz"))
-        label = (radius < 12).astype(np.uint8)
+        label = sum((radius < r).astype(np.uint8) for r in surfaces[:num_labels])
         sitk.WriteImage(sitk.GetImageFromArray(label), str(folder / f"labelsTr/case{case}.nii.gz"))
     channels = {"0": "MR"} | {str(c): "noNorm" for c in range(1, num_relevance + 1)}
     content: dict[str, Any] = {
         "channel_names": channels,
-        "labels": {"background": 0, "ball": 1},
+        "labels": {"background": 0} | {f"shell {k}": k for k in range(1, num_labels + 1)},
         "numTraining": 4,
         "file_ending": ".nii.gz",
     }
@@ -80,23 +82,31 @@ def seconds_per_step(trainer: Any, steps: int) -> float:
     return (perf_counter() - start) / steps
 
 
-def seconds_per_batch(trainer: Any, batches: int) -> float:
-    """Time the loader alone."""
-    start = perf_counter()
+def seconds_per_batch(trainer: Any, batches: int, seed: int) -> float:
+    """Time the loader alone, on one thread, in CPU time."""
+    np.random.seed(seed)  # noqa: NPY002 - what nnU-Net draws from
+    torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = process_time()
     for _ in range(batches):
         next(trainer.dataloader_train)
-    return (perf_counter() - start) / batches
+    seconds = (process_time() - start) / batches
+    torch.set_num_threads(threads)
+    return seconds
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    """Medians of both sides and of the ratio of each pair."""
+    """Medians of both sides and of the ratio of each pair, and what the ratio means for the throughput."""
     ratios = [b / a for a, b in pairs]
+    change = 100 * (1 / statistics.median(ratios) - 1)
     return {
         "stock_s": round(statistics.median(a for a, _ in pairs), 4),
         "wsl_s": round(statistics.median(b for _, b in pairs), 4),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
+        "throughput_change_percent": round(change, 1),
     }
 
 
@@ -111,10 +121,12 @@ def compare(stock: Any, wsl: Any, steps: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--relevance", type=int, default=2, help="number of relevance channels")
-    parser.add_argument("--steps", type=int, default=6, help="per round and trainer")
+    parser.add_argument("--labels", type=int, help="number of labels; one per relevance channel by default")
+    parser.add_argument("--steps", type=int, default=6, help="per round and trainer; 0 for the loader alone")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    labels = args.relevance if args.labels is None else args.labels
 
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -126,7 +138,7 @@ def main() -> None:
             os.environ[name] = str(Path(work) / name)
         os.environ.setdefault("nnUNet_def_n_proc", "2")
         for dataset, number in ((STOCK, 0), (WSL, args.relevance)):
-            write_dataset(Path(os.environ["nnUNet_raw"]) / dataset, number)
+            write_dataset(Path(os.environ["nnUNet_raw"]) / dataset, number, labels)
             planner = str(Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess")
             command = [planner, "-d", dataset[7:10], "-c", "3d_fullres", "-np", "2"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -141,9 +153,16 @@ def main() -> None:
                 continue
             wsl = make_trainer(WSL, WSLTrainer, device)
             if "loader alone" not in results:
-                batches = [(seconds_per_batch(stock, 20), seconds_per_batch(wsl, 20)) for _ in range(args.rounds)]
+                for trainer in (stock, wsl):
+                    seconds_per_batch(trainer, 10, 0)
+                batches = [
+                    (seconds_per_batch(stock, 25, seed), seconds_per_batch(wsl, 25, seed))
+                    for seed in range(2 * args.rounds)
+                ]
                 results["loader alone"] = summary(batches)
                 print(f"loader alone: {results['loader alone']}", flush=True)
+            if not args.steps:
+                break
             results[precision] = compare(stock, wsl, args.steps, args.rounds)
             print(f"{precision} against stock float32: {results[precision]}", flush=True)
         patch = stock.configuration_manager.patch_size
@@ -151,11 +170,12 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]),
         "patch_zyx": [int(n) for n in patch],
         "relevance_channels": args.relevance,
+        "labels": labels,
         "results": results,
         "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": args.device},
     }
-    path = Path(__file__).with_name(f"training_step_relevance{args.relevance}.json")
+    path = Path(__file__).with_name(f"training_step_relevance{args.relevance}_labels{labels}.json")
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 

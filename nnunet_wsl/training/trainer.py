@@ -8,13 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch import nn
 
 from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.training.loader import CompactMapsLoader
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
+from nnunet_wsl.training.maps import as_float
 from nnunet_wsl.training.network import RelevanceHead
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
 from nnunet_wsl.training.progress import append_differences_plot
@@ -102,6 +105,18 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             autocast_forward(network, lambda: head.enabled)
         return network
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders, which read the relevance channels in compact form."""
+        # nnU-Net has no hook for the loader's class: it takes it from the module of the trainer that makes them. A
+        # trainer that takes it from elsewhere gets the relevance channels with the image: the same, only slower.
+        stock = nnunet_trainer.nnUNetDataLoader
+        nnunet_trainer.nnUNetDataLoader = CompactMapsLoader
+        try:
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+        finally:
+            nnunet_trainer.nnUNetDataLoader = stock
+        return loaders
+
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
         """Return nnU-Net's training transforms, with relevance moved along."""
         return self._with_relevance(super().get_training_transforms(*args, **kwargs))
@@ -135,6 +150,17 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             return torch.eq(segmentation[:, -1:], 0)
         return torch.ne(segmentation[:, :1], self.label_manager.ignore_label)
 
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on one batch as nnU-Net does."""
+        result: dict[str, Any] = super().train_step(self._with_float_maps(batch))
+        return result
+
+    def _with_float_maps(self, batch: dict[str, Any]) -> dict[str, Any]:
+        *levels, maps = batch["target"]
+        if maps.dtype == torch.uint8:  # a quarter of the memory and of the way to the device
+            maps = as_float(maps.to(self.device, non_blocking=True))
+        return {**batch, "target": [*levels, maps]}
+
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Evaluate one batch as nnU-Net does, on the segmentation logits.
 
@@ -144,7 +170,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         deep_supervision = self.enable_deep_supervision
         self.enable_deep_supervision = True
         try:
-            result: dict[str, Any] = super().validation_step(batch)
+            result: dict[str, Any] = super().validation_step(self._with_float_maps(batch))
         finally:
             self.enable_deep_supervision = deep_supervision
         return result

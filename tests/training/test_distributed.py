@@ -19,6 +19,16 @@ from nnunet_wsl.training.trainer import WSLTrainer
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
+class Recorder:
+    """Among nnU-Net's loggers, where its wandb logger would be."""
+
+    def __init__(self):
+        self.values = {}
+
+    def log(self, key, value, step):
+        self.values[f"{key} {step}"] = value
+
+
 class Averages:
     """In the place of the loss: what it averaged over one rank's batches."""
 
@@ -51,7 +61,10 @@ def log_differences(rank, folder):
         dist.is_initialized = is_initialized
     trainer.is_ddp, trainer.local_rank = True, rank
     trainer.loss = Averages(rank)
+    recorder = Recorder()
+    trainer.logger.loggers.append(recorder)
     trainer._log_differences("train")
+    (Path(folder) / f"recorded_{rank}.json").write_text(json.dumps(recorder.values))
     logged = trainer.logger.local_logger.my_fantastic_logging
     (Path(folder) / f"logged_{rank}.json").write_text(json.dumps({k: v for k, v in logged.items() if v}))
 
@@ -76,6 +89,14 @@ def test_two_ranks_log_and_learn_the_same(tiny, tmp_path):
     assert logged[0]["train_first_difference"] == [1.5]
     assert logged[0]["train_second_difference"] == [-0.75]
     assert logged[0]["train_sub_differences"] == [[0.75, 2.25]]
+    # nnU-Net's other loggers get one number per object.
+    recorded = json.loads((tmp_path / "recorded_0.json").read_text())
+    assert recorded == {
+        "train_first_difference 0": 1.5,
+        "train_second_difference 0": -0.75,
+        "train_sub_differences/class_1 0": 0.75,
+        "train_sub_differences/class_2 0": 2.25,
+    }
     (weights, rows), (other_weights, other_rows) = (torch.load(tmp_path / f"network_{rank}.pth") for rank in range(2))
     assert weights.keys() == plain_unet().state_dict().keys()
     for name, value in {**weights, **rows}.items():

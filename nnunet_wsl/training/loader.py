@@ -1,0 +1,98 @@
+"""nnU-Net's loader with the target maps read in compact form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_mapping, nnUNetBaseDataset
+
+from nnunet_wsl.training.maps import MapsPatch, open_maps, write_maps
+
+MAPS_FOLDER_SUFFIX = "_target_maps"
+"""The compact maps of the cases in a preprocessed folder ``X`` are in the folder ``X_target_maps`` beside it.
+
+Not in ``X`` itself, where nnU-Net takes every file for a case.
+"""
+
+
+class ImageChannels:
+    """The first channels of a preprocessed case, read when they are sliced.
+
+    Parameters
+    ----------
+    data : array-like with shape and slicing
+        (C + T, z, y, x).
+    count : int
+        C.
+    """
+
+    def __init__(self, data: Any, count: int) -> None:
+        self.data = data
+        self.shape = (count, *data.shape[1:])
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Any:
+        """Return image channels: the index begins with one for the channels, as nnU-Net's does."""
+        channels, *spatial = index
+        return self.data[(slice(*channels.indices(self.shape[0])), *spatial)]
+
+
+class CompactMapsDataset:
+    """A dataset of nnU-Net's that gives the image channels, and the maps of the case apart.
+
+    The file with a case's compact maps is written when a process first loads the case, unless there is one that carries
+    the time of the preprocessed case. Processes that do so at the same time write the same, each in one step.
+
+    Parameters
+    ----------
+    stock : nnUNetBaseDataset
+        Gives the preprocessed cases, image channels first.
+    num_image_channels : int
+        C; the channels after them are the maps.
+    """
+
+    def __init__(self, stock: nnUNetBaseDataset, num_image_channels: int) -> None:
+        self.stock = stock
+        self.identifiers = stock.identifiers
+        self.num_image_channels = num_image_channels
+        self.maps: Any = None
+        """Compact maps (T, z, y, x) of the case that was loaded last."""
+        self._paths: dict[str, Path] = {}
+
+    def load_case(self, identifier: str) -> tuple[Any, ...]:
+        """Load a case as nnU-Net does, without its maps; these are in `maps` then."""
+        data, *rest = self.stock.load_case(identifier)
+        if identifier not in self._paths:
+            self._paths[identifier] = self._prepare(identifier, data)
+        self.maps = open_maps(self._paths[identifier])
+        return (ImageChannels(data, self.num_image_channels), *rest)
+
+    def _prepare(self, identifier: str, data: Any) -> Path:
+        """Return the case's file of compact maps, after writing it where need be."""
+        folder = Path(self.stock.source_folder)
+        sources = [folder / f"{identifier}.{ending}" for ending in file_ending_dataset_mapping]
+        modified = next(path.stat().st_mtime_ns for path in sources if path.is_file())
+        path = folder.with_name(f"{folder.name}{MAPS_FOLDER_SUFFIX}") / f"{identifier}.b2nd"
+        if not (path.is_file() and path.stat().st_mtime_ns == modified):
+            path.parent.mkdir(exist_ok=True)
+            write_maps(data, self.num_image_channels, path, modified)
+        return path
+
+
+class CompactMapsLoader(nnUNetDataLoader):  # type: ignore[misc]
+    """nnU-Net's loader for a :class:`RelevanceTransform`, which it tells where in the case each patch lies.
+
+    The parameters are nnU-Net's.
+    """
+
+    def __init__(self, data: nnUNetBaseDataset, *args: Any, transforms: Any, **kwargs: Any) -> None:
+        dataset = CompactMapsDataset(data, transforms.num_image_channels)
+        super().__init__(dataset, *args, transforms=transforms, **kwargs)
+        transforms.compact = True
+
+    def get_bbox(self, data_shape: Any, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+        """Draw the patch as nnU-Net does."""
+        lower, upper = super().get_bbox(data_shape, *args, **kwargs)
+        self.transforms.patch = MapsPatch(self._data.maps, lower, self.patch_size, self.patch_size_was_2d)
+        return lower, upper
