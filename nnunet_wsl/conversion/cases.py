@@ -297,6 +297,11 @@ def convert_cases(
             channels=len(image_channels) + len(relevance_channels),
         )
     log_reports(reports)
+    if settings.between == "ignore" and any(one.step > 1 and one.known_slices < one.slices for one in reports):
+        _LOG.info(
+            "Slices between the drawn ones are ignored. --between gated supervises them where an interpolation of the "
+            "contours is sure."
+        )
 
 
 def for_all(

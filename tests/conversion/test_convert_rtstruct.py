@@ -198,8 +198,10 @@ def test_no_relevance_gives_a_stock_dataset(source, raw):
 def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     """ROI A on slices 0, 2 and 4 (step 2), B dense on slices 0 and 1; image slices 1 and 3 are unknown for A."""
     rois = {"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {key: [BESIDE_YX] for key in (0, 1)}}
+    caplog.set_level(logging.INFO, "nnunet_wsl")
     write_patient(source / "ann", rois=rois)
     target = convert_rtstruct(source, 501, "Test")
+    assert "--between gated supervises them" in caplog.text
     expected = np.zeros(SHAPE_ZYX, np.uint8)
     expected[[1, 3]] = 3
     expected[[0, 2, 4], ROWS, COLUMNS] = 1
@@ -208,7 +210,9 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     labels = json.loads((target / "dataset.json").read_text())["labels"]
     assert labels == {"background": 0, "A": 1, "B": 2, "ignore": 3}
 
+    caplog.clear()
     convert_rtstruct(source, 502, "All", settings=ConversionSettings(annotated="all"))
+    assert "--between" not in caplog.text
     assert 3 not in read(raw / "Dataset502_All" / "labelsTr" / "ann_rs.nii.gz")
     assert "ignore" not in json.loads((raw / "Dataset502_All" / "dataset.json").read_text())["labels"]
 
