@@ -39,7 +39,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_wsl.relevance import RelevanceSettings, boundary_voxels, relevance_maps
-from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_slice
+from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_block
 
 CUTOFF_MM = 20.0
 SIGMA_MM = CUTOFF_MM / 3
@@ -152,8 +152,8 @@ def scipy_maps(scene: Scene, *, intensity: bool) -> NDArray[np.float32]:
 def our_transform(scene: Scene) -> None:
     for voxels in scene.objects:
         contour = ContourVoxels.of(voxels, scene.shape)
-        for nearest in nearest_by_slice(contour, scene.spacing_mm, CUTOFF_MM, "volume", with_reference=True):
-            _ = nearest.reference
+        for nearest in nearest_by_block(contour, scene.spacing_mm, CUTOFF_MM, "volume", with_reference=True):
+            nearest.reference()
 
 
 def our_maps(scene: Scene, mode: str) -> NDArray[np.float32]:
