@@ -194,11 +194,12 @@ def checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> ND
 
 def check_finite(not_finite: NDArray[np.int64], settings: RelevanceSettings) -> None:
     """Raise InputError if any intensity that counts was not a finite number; their numbers are (channels, objects)."""
+    several = not_finite.shape[1] > 1
     if not_finite.any():
         raise InputError(
-            f"Image channel {c} has {not_finite[c, k]} voxels within {settings.cutoff_mm[k]:g} mm of the contours of "
-            f"object {k + 1} that are not finite numbers, but relevance mode '{settings.mode}' compares intensities. "
-            "Correct the image, or use mode 'distance'."
+            f"Image channel {c} has {not_finite[c, k]} voxels within {settings.cutoff_mm[k]:g} mm of the contours"
+            f"{f' of object {k + 1}' if several else ''} that are not finite numbers, but relevance mode "
+            f"'{settings.mode}' compares intensities. Correct the image, or use mode 'distance'."
             for c, k in np.argwhere(not_finite).tolist()
         )
 

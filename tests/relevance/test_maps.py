@@ -126,6 +126,15 @@ def test_an_object_without_contour_has_no_relevance_and_changes_no_other():
     np.testing.assert_array_equal(found[1:2], relevance_maps(None, [mask], SPACING_MM, one_object()))
 
 
+@pytest.mark.parametrize("shape", [(0, 7, 11), (5, 0, 11), (7, 0), (0, 0)])
+@pytest.mark.parametrize("mode", ["distance", "intensity", "both"])
+def test_an_image_without_voxels_has_a_map_without_voxels(shape, mode):
+    wanted = one_object(mode=mode, intensity_scale=(1.0,))
+    for nothing in ([], np.zeros(shape, dtype=bool)):
+        found = relevance_maps(np.zeros((1, *shape)), [nothing], SPACING_MM[-len(shape) :], wanted)
+        assert found.shape == (1, *shape)
+
+
 def test_an_image_of_two_axes_is_an_image_of_one_slice():
     rng = np.random.default_rng(0)
     mask, image = rng.random((7, 11)) < 0.1, rng.normal(size=(2, 7, 11))
@@ -151,7 +160,7 @@ def test_polylines_give_the_distance_between_voxel_centres():
         ("intensity", None, [[[0, 0, 0]]], "needs the image"),
         ("both", np.zeros((2, *SHAPE)), [[[0, 0, 0]]], "1 for 2 channels"),
         ("distance", None, [[[0, 0, 0]]] * 2, "scales for 1 objects, but contours of 2"),
-        ("both", np.full((1, *SHAPE), np.nan), [[[0, 0, 0]]], "of object 1 that are not finite numbers"),
+        ("both", np.full((1, *SHAPE), np.nan), [[[0, 0, 0]]], "within 6 mm of the contours that are not finite"),
         ("intensity", np.full((1, *SHAPE), -np.inf), [[[0, 0, 0]]], "not finite"),
         (
             "both",
