@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeGuard
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_wsl.contours import PlacedContour
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.relevance.polyline import distance_by_slice
+from nnunet_wsl.relevance.polyline import distance_by_block
 from nnunet_wsl.relevance.settings import RelevanceSettings
-from nnunet_wsl.relevance.transform import ContourVoxels, NearestInSlice, nearest_by_slice
+from nnunet_wsl.relevance.transform import ContourVoxels, NearestInBlock, nearest_by_block
 
 Float32 = NDArray[np.float32]
 
@@ -74,9 +76,9 @@ def relevance_maps(
     Raises
     ------
     InputError
-        If intensities are needed and missing, not finite, or of another number of channels than the settings have
-        scales for, if polylines are given in another mode than "distance", or if the settings are for another number
-        of objects.
+        If intensities are needed and missing, not finite within the cut-off of an object's contours, or of another
+        number of channels than the settings have scales for, if polylines are given in another mode than "distance",
+        or if the settings are for another number of objects.
     ValueError
         If shapes do not fit together.
 
@@ -87,7 +89,7 @@ def relevance_maps(
     scales s_c is u = sqrt(mean_c(((I_c(p) - I_c(q)) / s_c)^2)). With kernel f, mode "distance" gives f(d / sigma_mm),
     "intensity" f(u), and "both" the product.
 
-    Memory beyond the result is a few slices of the part of the image within the cut-off.
+    Memory beyond the result grows with the cut-off and an object's width, not with the number of rows and slices.
 
     Examples
     --------
@@ -100,26 +102,31 @@ def relevance_maps(
     channels = None if settings.mode == "distance" else checked_channels(image, settings)
     shape_zyx = tuple(shape) if len(shape) == 3 else (1, *shape)
     maps = np.zeros((len(contours), *shape_zyx), dtype=np.float32)
+    not_finite = np.zeros((0 if channels is None else len(channels), len(contours)), dtype=np.int64)
     for k, (relevance, given) in enumerate(zip(maps, contours, strict=True)):
-        cutoff_mm = settings.cutoff_mm[k]
-        on_contour = None
+        sigma_mm, cutoff_mm = settings.sigma_mm[k], settings.cutoff_mm[k]
         if _are_polylines(given):
             if channels is not None:
                 raise InputError(
                     f"Relevance mode '{settings.mode}' compares intensities of voxels, but object {k + 1} is given as "
                     "polylines. Give its contour voxels, or use mode 'distance'."
                 )
-            slices = distance_by_slice(given, shape_zyx, spacing_mm, cutoff_mm, settings.search)
-        else:
-            voxels = ContourVoxels.of(np.asarray(given), shape)
-            with_reference = channels is not None
-            slices = nearest_by_slice(voxels, spacing_mm, cutoff_mm, settings.search, with_reference=with_reference)
-            if channels is not None:
-                # At least float32: differences of unsigned integers would wrap around.
-                wide = np.result_type(channels.dtype, np.float32)
-                on_contour = channels[(slice(None), *voxels.index_zyx.T)].astype(wide)
-        for nearest in slices:
-            relevance[nearest.box] = _relevance(nearest, channels, on_contour, settings.sigma_mm[k], settings)
+            for box, distance_mm2 in distance_by_block(given, shape_zyx, spacing_mm, cutoff_mm, settings.search):
+                relevance[box] = _of_distance(distance_mm2, sigma_mm, settings)
+            continue
+        voxels = ContourVoxels.of(np.asarray(given), shape)
+        on_contour = None if channels is None else _on_contour(channels, voxels)
+        for nearest in nearest_by_block(
+            voxels, spacing_mm, cutoff_mm, settings.search, with_reference=channels is not None
+        ):
+            if channels is None or on_contour is None:
+                relevance[nearest.box] = _of_distance(nearest.distance_mm2(), sigma_mm, settings)
+                continue
+            values = _of_difference(nearest, channels, on_contour, settings, not_finite[:, k])
+            if settings.mode == "both":
+                values *= _of_distance(nearest.distance_mm2(), sigma_mm, settings)
+            relevance[nearest.box] = values
+    check_finite(not_finite, settings)
     return maps.reshape(len(contours), *shape)
 
 
@@ -182,55 +189,74 @@ def checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> ND
             f"Relevance mode '{settings.mode}' needs one intensity_scale per image channel, but there are "
             f"{len(settings.intensity_scale)} for {len(channels)} channels."
         )
-    # One slice at a time: a mask of the whole image would be memory beyond the result.
-    odd = [sum(np.count_nonzero(~np.isfinite(part)) for part in channel) for channel in channels]
-    if any(odd):
-        raise InputError(
-            f"Image channel {c} has {n} voxels that are not finite numbers, but relevance mode '{settings.mode}' "
-            "compares intensities. Correct the image, or use mode 'distance'."
-            for c, n in enumerate(odd)
-            if n
-        )
     return channels if channels.ndim == 4 else channels[:, np.newaxis]
+
+
+def check_finite(not_finite: NDArray[np.int64], settings: RelevanceSettings) -> None:
+    """Raise InputError if any intensity that counts was not a finite number; their numbers are (channels, objects)."""
+    several = not_finite.shape[1] > 1
+    if not_finite.any():
+        raise InputError(
+            f"Image channel {c} has {not_finite[c, k]} voxels within {settings.cutoff_mm[k]:g} mm of the contours"
+            f"{f' of object {k + 1}' if several else ''} that are not finite numbers, but relevance mode "
+            f"'{settings.mode}' compares intensities. Correct the image, or use mode 'distance'."
+            for c, k in np.argwhere(not_finite).tolist()
+        )
 
 
 def _are_polylines(given: ArrayLike | Sequence[PlacedContour]) -> TypeGuard[Sequence[PlacedContour]]:
     return isinstance(given, Sequence) and bool(given) and all(isinstance(one, PlacedContour) for one in given)
 
 
-def _relevance(
-    nearest: NearestInSlice,
-    channels: NDArray[Any] | None,
-    on_contour: NDArray[Any] | None,
-    sigma_mm: float,
+def _on_contour(channels: NDArray[Any], voxels: ContourVoxels) -> NDArray[Any]:
+    """Intensities of the contour voxels, shape (C, N)."""
+    # At least float32: differences of unsigned integers would wrap around.
+    wide = np.result_type(channels.dtype, np.float32)
+    return channels[(slice(None), *voxels.index_zyx.T)].astype(wide)
+
+
+def _of_distance(distance_mm2: Float32, sigma_mm: float, settings: RelevanceSettings) -> Float32:
+    """Relevance by distance, in place."""
+    distance_mm2 *= np.float32(1 / sigma_mm**2)
+    return KERNELS[settings.kernel](distance_mm2)
+
+
+def _of_difference(
+    nearest: NearestInBlock,
+    channels: NDArray[Any],
+    on_contour: NDArray[Any],
     settings: RelevanceSettings,
+    not_finite: NDArray[np.int64],
 ) -> Float32:
-    """Relevance of the voxels of one slice; overwrites the distances."""
-    kernel = KERNELS[settings.kernel]
-    if channels is None or on_contour is None:
-        return kernel(_squared_distance(nearest, sigma_mm))
-    relevance = kernel(_squared_difference(nearest, channels, on_contour, settings.intensity_scale))
-    if settings.mode == "both":
-        relevance *= kernel(_squared_distance(nearest, sigma_mm))
-    else:
-        relevance *= np.isfinite(nearest.distance_mm2)
-    return relevance
+    """Relevance by difference within a block; counts intensities that are not finite by channel."""
+    squared = np.zeros(nearest.keys.shape, dtype=np.float32)
+    mask, stop = nearest.metric.reference_mask, nearest.metric.stop
+    for c, (channel, references, scale) in enumerate(zip(channels, on_contour, settings.intensity_scale, strict=True)):
+        values = np.ascontiguousarray(channel[nearest.box], dtype=references.dtype)
+        weight = references.dtype.type(1 / (scale * math.sqrt(len(channels))))
+        not_finite[c] += _add_squared_difference(
+            values.reshape(-1), references, weight, nearest.keys.reshape(-1), mask, stop, squared.reshape(-1)
+        )
+    return KERNELS[settings.kernel](squared)
 
 
-def _squared_distance(nearest: NearestInSlice, sigma_mm: float) -> Float32:
-    return np.multiply(nearest.distance_mm2, np.float32(1 / sigma_mm**2), out=nearest.distance_mm2)
-
-
-def _squared_difference(
-    nearest: NearestInSlice, channels: NDArray[Any], on_contour: NDArray[Any], scales: Sequence[float]
-) -> Float32:
-    """Mean over the channels of the squared difference to the reference voxel, in units of the scales."""
-    total = np.zeros(nearest.distance_mm2.shape, dtype=np.float32)
-    with np.errstate(over="ignore"):  # infinitely different is fine
-        for channel, references, scale in zip(channels, on_contour, scales, strict=True):
-            difference = channel[nearest.box] - references[nearest.reference]
-            difference /= scale
-            difference *= difference
-            total += difference
-    total /= len(channels)
-    return total
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _add_squared_difference(
+    values: NDArray[Any],
+    references: NDArray[Any],
+    weight: np.floating[Any],
+    keys: NDArray[Any],
+    reference_mask: int,
+    stop: int,
+    squared: Float32,
+) -> int:
+    """Add the squared difference of values to their references; return how many within the cut-off are not finite."""
+    not_finite = 0
+    for i in range(len(values)):
+        value = values[i]
+        # An unsigned index, or numba would take negative ones into account.
+        difference = (value - references[np.uintp(keys[i] & reference_mask)]) * weight
+        within = keys[i] < stop
+        squared[i] = squared[i] + np.float32(difference * difference) if within else np.float32(np.inf)
+        not_finite += within & (not np.isfinite(value))
+    return not_finite

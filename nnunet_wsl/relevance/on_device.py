@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnunet_wsl.relevance.maps import checked_channels, checked_shape
+from nnunet_wsl.relevance.maps import check_finite, checked_channels, checked_shape
 from nnunet_wsl.relevance.settings import RelevanceSettings
 from nnunet_wsl.relevance.transform import ContourVoxels, measure
 
@@ -59,10 +59,12 @@ def relevance_maps_on_device(
         channels = torch.from_numpy(np.asarray(checked, dtype=np.result_type(checked.dtype, np.float32))).to(device)
     shape_zyx = tuple(shape) if len(shape) == 3 else (1, *shape)
     maps = torch.zeros((len(contour_voxels), *shape_zyx), device=device)
+    not_finite = np.zeros((0 if channels is None else len(channels), len(contour_voxels)), dtype=np.int64)
     for k, given in enumerate(contour_voxels):
         voxels = ContourVoxels.of(given, shape)
         if len(voxels.index_zyx):
-            _fill(maps[k], channels, voxels, spacing_mm, k, settings)
+            not_finite[:, k] = _fill(maps[k], channels, voxels, spacing_mm, k, settings)
+    check_finite(not_finite, settings)
     return maps.reshape(len(contour_voxels), *shape)
 
 
@@ -73,31 +75,35 @@ def _fill(
     spacing_mm: Sequence[float],
     k: int,
     settings: RelevanceSettings,
-) -> None:
-    """Write the relevance to object k, (z, y, x), where it is not 0."""
+) -> list[int]:
+    """Write the relevance to object k, (z, y, x), where it is not 0; count by channel intensities not finite there."""
     import torch
 
     low, high, reach, metric = measure(voxels, spacing_mm, settings.cutoff_mm[k], settings.search, with_reference=True)
     index = torch.from_numpy(voxels.index_zyx).to(relevance.device)
-    keys = torch.full(tuple(high - low), metric.nothing, dtype=torch.int64, device=relevance.device)
-    keys[tuple((index - torch.from_numpy(low).to(index.device)).T)] = torch.arange(len(index), device=index.device)
+    size = [b - a for a, b in zip(low, high, strict=True)]
+    keys = torch.full(size, metric.nothing, dtype=torch.int64, device=relevance.device)
+    keys[tuple((index - torch.tensor(low).to(index.device)).T)] = torch.arange(len(index), device=index.device)
     for axis in (2, 1, 0):
-        keys = _lowered(keys, axis, int(reach[axis]), metric.costs_zyx[axis])
+        keys = _lowered(keys, axis, reach[axis], metric.costs_zyx[axis])
 
     within = keys < metric.stop
     values = within.to(torch.float32)
     if settings.mode != "intensity":
         squared_mm2 = (keys >> metric.reference_bits) * metric.unit_mm2
         values *= _kernel(squared_mm2.to(torch.float32) / settings.sigma_mm[k] ** 2, settings)
-    box = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    box = tuple(map(slice, low, high))
+    not_finite = []
     if channels is not None:
-        reference = keys & ((1 << metric.reference_bits) - 1)
-        squares = [
-            ((channel[box] - channel[tuple(index.T)][reference]) / scale) ** 2
-            for channel, scale in zip(channels, settings.intensity_scale, strict=True)
-        ]
-        values *= _kernel(torch.stack(squares).mean(dim=0).to(torch.float32), settings)
+        reference = keys & metric.reference_mask
+        squared = torch.zeros_like(values)
+        for channel, scale in zip(channels, settings.intensity_scale, strict=True):
+            not_finite.append(int((within & ~channel[box].isfinite()).sum()))
+            difference = (channel[box] - channel[tuple(index.T)][reference]) / scale
+            squared += (difference**2 / len(channels)).to(torch.float32)
+        values *= torch.where(within, _kernel(squared, settings), 0)
     relevance[box] = values
+    return not_finite
 
 
 def _lowered(keys: torch.Tensor, axis: int, reach: int, cost: int) -> torch.Tensor:

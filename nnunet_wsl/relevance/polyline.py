@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_wsl.contours import PlacedContour
-from nnunet_wsl.relevance.transform import NearestInSlice, minimum_over_slices, reach_vox, spacing_zyx
+from nnunet_wsl.relevance.transform import Box, minimum_by_block, reach_vox, spacing_zyx
 
 
 def polyline_distance(
@@ -49,19 +49,19 @@ def polyline_distance(
     """
     shape = tuple(shape)
     distance_mm = np.full(shape if len(shape) == 3 else (1, *shape), np.inf, dtype=np.float32)
-    for nearest in distance_by_slice(contours, distance_mm.shape, spacing_mm, cutoff_mm, search):
-        distance_mm[nearest.box] = np.sqrt(nearest.distance_mm2)
+    for box, distance_mm2 in distance_by_block(contours, distance_mm.shape, spacing_mm, cutoff_mm, search):
+        distance_mm[box] = np.sqrt(distance_mm2)
     return distance_mm.reshape(shape)
 
 
-def distance_by_slice(
+def distance_by_block(
     contours: Sequence[PlacedContour],
     shape_zyx: Sequence[int],
     spacing_mm: Sequence[float],
     cutoff_mm: float,
     search: Literal["volume", "slice"],
-) -> Iterator[NearestInSlice]:
-    """Measure the distance to contours slice by slice, as `nearest_by_slice` does to contour voxels.
+) -> Iterator[tuple[Box, NDArray[np.float32]]]:
+    """Measure the distance to contours block by block, as `nearest_by_block` does to contour voxels.
 
     Parameters
     ----------
@@ -70,10 +70,12 @@ def distance_by_slice(
 
     Yields
     ------
-    NearestInSlice
-        Without reference voxels.
+    box : tuple of slice
+        Part of the image: an index into a (z, y, x) array.
+    distance_mm2 : ndarray of float32, shape (z, y, x)
+        Squared, infinite beyond the cut-off.
     """
-    spacing = spacing_zyx(spacing_mm, shape_zyx)
+    spacing = np.array(spacing_zyx(spacing_mm, shape_zyx))
     if not cutoff_mm > 0:
         raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
     drawn = np.unique([contour.slice_index for contour in contours]).astype(np.int64)
@@ -82,23 +84,25 @@ def distance_by_slice(
     if drawn[0] < 0 or drawn[-1] >= shape_zyx[0]:
         raise ValueError(f"contours in slices {drawn[0]} to {drawn[-1]} of an image of {shape_zyx[0]} slices")
     segments_vox = [np.concatenate([_segments(one) for one in contours if one.slice_index == k]) for k in drawn]
-    margin = reach_vox(spacing, cutoff_mm)
+    margin = reach_vox(tuple(spacing), cutoff_mm)
     ends_yx = np.concatenate(segments_vox).reshape(-1, 2)
     low_yx = np.clip(np.floor(ends_yx.min(axis=0)).astype(np.int64) - margin[1:], 0, shape_zyx[1:])
     high_yx = np.clip(np.ceil(ends_yx.max(axis=0)).astype(np.int64) + margin[1:] + 1, 0, shape_zyx[1:])
     if (low_yx >= high_yx).any():
         return
-    reach = 0 if search == "slice" else min(int(margin[0]), shape_zyx[0] - 1)
+    reach = 0 if search == "slice" else min(margin[0], shape_zyx[0] - 1)
+    low = [max(int(drawn[0]) - reach, 0), *low_yx.tolist()]
+    high = [min(int(drawn[-1]) + reach + 1, shape_zyx[0]), *high_yx.tolist()]
 
-    def transform_slice(i: int, keys: NDArray[Any]) -> None:
-        segments_mm = segments_vox[i] * np.tile(spacing[1:], 2)
-        _nearest_segments(segments_mm, low_yx * spacing[1:], spacing[1:], cutoff_mm, keys)
+    def fill(planes: NDArray[Any], begin: int, end: int, y: int) -> None:
+        for i in range(begin, end):
+            segments_mm = segments_vox[i] * np.tile(spacing[1:], 2)
+            low_mm = np.array([y, low[2]]) * spacing[1:]
+            _nearest_segments(segments_mm, low_mm, spacing[1:], cutoff_mm, planes[i % len(planes)])
 
-    keys = np.empty(high_yx - low_yx, dtype=np.float32)
-    slices = range(max(int(drawn[0]) - reach, 0), min(int(drawn[-1]) + reach + 1, shape_zyx[0]))
-    for z in minimum_over_slices(drawn, transform_slice, slices, reach, float(spacing[0] ** 2), np.inf, keys):
-        distance_mm2 = np.where(keys <= cutoff_mm * cutoff_mm, keys, np.float32(np.inf))
-        yield NearestInSlice((z, slice(low_yx[0], high_yx[0]), slice(low_yx[1], high_yx[1])), distance_mm2, keys, 0)
+    cost = float(spacing[0] ** 2)
+    for box, keys in minimum_by_block(drawn, fill, low, high, reach, cost, np.inf, np.float32):
+        yield box, np.where(keys <= cutoff_mm * cutoff_mm, keys, np.float32(np.inf))
 
 
 def _segments(contour: PlacedContour) -> NDArray[np.float64]:

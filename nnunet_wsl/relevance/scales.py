@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_slice
+from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_block
 
 SIGMA_PER_RADIUS = 0.25
 """sigma_mm of an object as a part of its radius: at its centre, the Gaussian relevance has fallen to nothing."""
@@ -179,10 +179,11 @@ def _object_fingerprint(
     on_contour = channels[(slice(None), *voxels.index_zyx.T)].astype(np.float64)
     differences: list[list[NDArray[np.float64]]] = [[] for _ in channels]
     cutoff_mm = BAND_VOX * float(pixel_mm.max())
-    for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, "slice", with_reference=True):
-        band = np.isfinite(nearest.distance_mm2) & (nearest.distance_mm2 > 0)
+    for nearest in nearest_by_block(voxels, spacing_mm, cutoff_mm, "slice", with_reference=True):
+        distance_mm2, reference = nearest.distance_mm2(), nearest.reference()
+        band = np.isfinite(distance_mm2) & (distance_mm2 > 0)
         for found, channel, values in zip(differences, channels, on_contour, strict=True):
-            found.append(np.abs(channel[nearest.box] - values[nearest.reference])[band])
+            found.append(np.abs(channel[nearest.box] - values[reference])[band])
     return ObjectFingerprint(
         radius_mm,
         tuple(_spread(values) for values in on_contour),

@@ -1,9 +1,9 @@
-"""For every voxel the nearest contour voxel, and how far it is: exact, cut off, one slice at a time.
+"""For every voxel the nearest contour voxel, and how far it is: exact, cut off, one block of the image at a time.
 
 The squared distance is a sum over the axes, so its minimum is found axis by axis: along x within each row that has
 contour voxels, then along y, then along z, where the last two take the minimum over the rows and slices within the
-cut-off (Saito and Toriwaki 1994, DOI 10.1016/0031-3203(94)90133-3). Only the slices within the cut-off of the one at
-hand are in memory.
+cut-off (Saito and Toriwaki 1994, DOI 10.1016/0031-3203(94)90133-3). Only the rows and slices within the cut-off of the
+block at hand are in memory.
 
 All arithmetic is on integers. A *key* holds the squared distance in its upper bits and in its lower bits which contour
 voxel it is measured to, the contour voxels being numbered in lexicographic order (z, y, x). The smallest key is thus
@@ -13,7 +13,8 @@ the nearest contour voxel and, among equally near ones, the lexicographically sm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -23,10 +24,15 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Box = tuple[slice, slice, slice]
+
 _LARGEST_DENOMINATOR = 128
 _RATIO_TOLERANCE = 1e-7  # spacings come as float32 from some headers
 
 _TOLERANCE = 1e-6  # relative, of squared distances
+
+_BLOCK_SLICES = 16  # blocks are small enough for the processor's cache, and large enough to be worth a Python call
+_BLOCK_ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,60 +76,54 @@ class ContourVoxels:
         shape = tuple(shape)
         if len(shape) not in (2, 3):
             raise ValueError(f"an image has two or three axes, not {len(shape)}")
+        shape_zyx = (shape[0] if len(shape) == 3 else 1, shape[-2], shape[-1])
         if is_mask:
             if given.shape != shape:
                 raise ValueError(f"contour voxels of shape {given.shape} do not fit an image of shape {shape}")
-            index = np.stack(np.unravel_index(np.flatnonzero(given), shape), axis=1)
-        else:
-            index = _sorted_indices(given, shape)
-        if len(shape) == 3:
-            return cls(shape, index)
-        return cls((1, *shape), np.concatenate([np.zeros((len(index), 1), dtype=np.int64), index], axis=1))
-
-
-def _sorted_indices(given: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Check indices of voxels and put them in lexicographic order, each once."""
-    if given.size == 0:
-        return np.empty((0, len(shape)), dtype=np.int64)
-    if given.ndim != 2 or given.shape[1] != len(shape) or not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(
-            f"contour voxels must be bool of shape {shape} or integer indices of shape (N, {len(shape)}), not "
-            f"{given.dtype} of shape {given.shape}"
-        )
-    if (given.min(axis=0) < 0).any() or (given.max(axis=0) >= shape).any():
-        raise ValueError(f"contour voxels lie outside the image of shape {shape}")
-    index = given.astype(np.int64)
-    linear = index[:, 0]
-    for axis in range(1, len(shape)):
-        linear = linear * shape[axis] + index[:, axis]
-    return index if (linear[1:] > linear[:-1]).all() else np.unique(index, axis=0)
+            return cls(shape_zyx, np.stack(np.unravel_index(np.flatnonzero(given), shape_zyx), axis=1))
+        if given.size == 0:
+            return cls(shape_zyx, np.empty((0, 3), dtype=np.int64))
+        if given.ndim != 2 or given.shape[1] != len(shape) or given.dtype.kind not in "iu":
+            raise ValueError(
+                f"contour voxels must be bool of shape {shape} or integer indices of shape (N, {len(shape)}), not "
+                f"{given.dtype} of shape {given.shape}"
+            )
+        index = np.zeros((len(given), 3), dtype=np.int64)
+        index[:, 3 - len(shape) :] = given
+        inside, in_order = _examine(index, shape_zyx)
+        if not inside:
+            raise ValueError(f"contour voxels lie outside the image of shape {shape}")
+        return cls(shape_zyx, index if in_order else np.unique(index, axis=0))
 
 
 @dataclass(frozen=True, eq=False)
-class NearestInSlice:
-    """Distance to the contour within the part of one slice that is not all beyond the cut-off.
+class NearestInBlock:
+    """Distance to the contour in a part of the image.
 
     Parameters
     ----------
-    box : tuple
-        Slice number and extent in y and x: an index into a (z, y, x) array.
-    distance_mm2 : ndarray of float32, shape (y, x)
-        Squared distance to the reference voxel, infinite beyond the cut-off.
-    keys : ndarray of int32 or int64, shape (y, x)
-        Their lower `reference_bits` say which the reference voxel is.
-    reference_bits : int
-        0 if the reference voxels were not asked for.
+    box : tuple of slice
+        Which part: an index into a (z, y, x) array.
+    keys : ndarray of int32 or int64, shape (z, y, x)
+        Squared distances and reference voxels, as `metric` says.
+    metric : Metric
     """
 
-    box: tuple[int, slice, slice]
-    distance_mm2: NDArray[np.float32]
+    box: Box
     keys: NDArray[Any]
-    reference_bits: int
+    metric: Metric
 
-    @property
-    def reference(self) -> NDArray[np.int64]:
-        """Number of the reference voxel, a row of `ContourVoxels.index_zyx`; means nothing beyond the cut-off."""
-        numbers: NDArray[np.int64] = self.keys & ((1 << self.reference_bits) - 1)
+    def distance_mm2(self) -> NDArray[np.float32]:
+        """Return the squared distance to the reference voxel, infinite beyond the cut-off."""
+        distance_mm2 = np.empty(self.keys.shape, dtype=np.float32)
+        metric = self.metric
+        unit_mm2 = np.float32(metric.unit_mm2)
+        _distance_mm2(self.keys.reshape(-1), metric.stop, metric.reference_bits, unit_mm2, distance_mm2.reshape(-1))
+        return distance_mm2
+
+    def reference(self) -> NDArray[Any]:
+        """Return numbers of reference voxels, rows of `ContourVoxels.index_zyx`; those beyond the cut-off are void."""
+        numbers: NDArray[Any] = self.keys & self.metric.reference_mask
         return numbers
 
 
@@ -179,25 +179,26 @@ def nearest_contour(
     voxels = ContourVoxels.of(contour_voxels, shape)
     distance_mm = np.full(voxels.shape_zyx, np.inf, dtype=np.float32)
     index_zyx = np.full((3, *voxels.shape_zyx), -1, dtype=np.int32)
-    for nearest in nearest_by_slice(voxels, spacing_mm, cutoff_mm, search, with_reference=True):
-        z, y, x = nearest.box
-        within = np.isfinite(nearest.distance_mm2)
-        distance_mm[nearest.box] = np.sqrt(nearest.distance_mm2)
-        index_zyx[:, z, y, x] = np.where(within, voxels.index_zyx.T[:, nearest.reference * within], -1)
+    for nearest in nearest_by_block(voxels, spacing_mm, cutoff_mm, search, with_reference=True):
+        distance = np.sqrt(nearest.distance_mm2())
+        distance_mm[nearest.box] = distance
+        index_zyx[(slice(None), *nearest.box)] = np.where(
+            np.isfinite(distance), voxels.index_zyx.T[:, nearest.reference()], -1
+        )
     if len(spacing_mm) == 2:
         return distance_mm[0], index_zyx[1:, 0]
     return distance_mm, index_zyx
 
 
-def nearest_by_slice(
+def nearest_by_block(
     voxels: ContourVoxels,
     spacing_mm: Sequence[float],
     cutoff_mm: float,
     search: Literal["volume", "slice"],
     *,
     with_reference: bool = False,
-) -> Iterator[NearestInSlice]:
-    """Measure the distance to the contour slice by slice, where it is within the cut-off.
+) -> Iterator[NearestInBlock]:
+    """Measure the distance to the contour block by block, where it is within the cut-off.
 
     Parameters
     ----------
@@ -214,8 +215,8 @@ def nearest_by_slice(
 
     Yields
     ------
-    NearestInSlice
-        In ascending order of slices. Its arrays are the caller's until the next one is asked for.
+    NearestInBlock
+        Disjoint blocks with everything that is within the cut-off. Keys are overwritten when the next one is asked for.
 
     Raises
     ------
@@ -223,28 +224,23 @@ def nearest_by_slice(
         If a spacing or the cut-off is not positive, or the spacings are not as many as the image's axes.
     """
     low, high, reach, metric = measure(voxels, spacing_mm, cutoff_mm, search, with_reference=with_reference)
-    if not len(voxels.index_zyx):
+    index = voxels.index_zyx
+    if not len(index):
         return
-    cost_z, cost_y, cost_x = metric.costs_zyx
+    # Rows are worked through eight keys at a time; what is left over would take longer than full eights.
+    high[2] = min(low[2] + math.ceil((high[2] - low[2]) / 8) * 8, voxels.shape_zyx[2])
+    drawn, starts = _drawn_slices(index)
+    reach_yx, costs_yx = (reach[1], reach[2]), metric.costs_zyx[1:]
+    rows = np.empty((min(_BLOCK_ROWS + 2 * reach[1], high[1] - low[1]), high[2] - low[2]), dtype=metric.dtype)
 
-    z_vox, y_vox, x_vox = voxels.index_zyx.T
-    first = np.concatenate([[0], np.flatnonzero(z_vox[1:] > z_vox[:-1]) + 1])
-    drawn = z_vox[first]
-    stop = [*first[1:], len(z_vox)]
-    numbers = np.arange(len(z_vox)) if with_reference else np.zeros(len(z_vox), dtype=np.int64)
-    nothing = metric.nothing
+    def fill(planes: NDArray[Any], begin: int, end: int, y: int) -> None:
+        _fill_planes(
+            planes, index, starts, begin, end, y, low[2], reach_yx, costs_yx, metric.nothing, with_reference, rows
+        )
 
-    def transform_slice(i: int, keys: NDArray[Any]) -> None:
-        own = slice(first[i], stop[i])
-        y, x = y_vox[own] - low[1], x_vox[own] - low[2]
-        _nearest_in_slice(y, x, numbers[own], (reach[1], reach[2]), (cost_y, cost_x), nothing, keys)
-
-    distance_mm2 = np.empty(high[1:] - low[1:], dtype=np.float32)
-    keys = np.empty(high[1:] - low[1:], dtype=metric.dtype)
-    for z in minimum_over_slices(drawn, transform_slice, range(low[0], high[0]), reach[0], cost_z, nothing, keys):
-        metric.distance_mm2(keys, distance_mm2)
-        box = (z, slice(low[1], high[1]), slice(low[2], high[2]))
-        yield NearestInSlice(box, distance_mm2, keys, metric.reference_bits)
+    cost = metric.costs_zyx[0]
+    for box, keys in minimum_by_block(drawn, fill, low, high, reach[0], cost, metric.nothing, metric.dtype):
+        yield NearestInBlock(box, keys, metric)
 
 
 def measure(
@@ -254,112 +250,117 @@ def measure(
     search: Literal["volume", "slice"],
     *,
     with_reference: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Metric]:
+) -> tuple[list[int], list[int], list[int], Metric]:
     """Find out where distances are to be measured and how.
 
     Parameters
     ----------
     voxels, spacing_mm, cutoff_mm, search, with_reference
-        As for `nearest_by_slice`.
+        As for `nearest_by_block`.
 
     Returns
     -------
-    low, high : ndarray of int64, shape (3,)
+    low, high : list of int
         Bounding box of the contour and all within the cut-off, cropped to the image: first and stop (z, y, x).
-    reach : ndarray of int64, shape (3,)
-        Voxels within the cut-off along each axis.
+    reach : list of int
+        Voxels within the cut-off along each axis (z, y, x).
     metric : Metric
         How keys are made.
 
     Raises
     ------
     ValueError
-        As `nearest_by_slice`.
+        As `nearest_by_block`.
     """
     spacing = spacing_zyx(spacing_mm, voxels.shape_zyx)
     if not cutoff_mm > 0:
         raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
     margin = reach_vox(spacing, cutoff_mm)
-    shape = np.array(voxels.shape_zyx)
-    low = np.maximum(voxels.index_zyx.min(axis=0, initial=shape.max()) - margin, 0)
-    high = np.minimum(voxels.index_zyx.max(axis=0, initial=0) + margin + 1, shape)
-    reach = np.maximum(np.minimum(high - low - 1, margin), 0)
+    first, last = _bounding_box(voxels.index_zyx)
+    low = [max(a - n, 0) for a, n in zip(first, margin, strict=True)]
+    high = [min(b + n + 1, size) for b, n, size in zip(last, margin, voxels.shape_zyx, strict=True)]
+    reach = [max(min(b - a - 1, n), 0) for a, b, n in zip(low, high, margin, strict=True)]
     if search == "slice":
         reach[0] = 0
-    return low, high, reach, Metric.of(spacing, reach, cutoff_mm, len(voxels.index_zyx) if with_reference else 0)
+    num_references = len(voxels.index_zyx) if with_reference else 0
+    return low, high, reach, Metric.of(spacing, tuple(reach), cutoff_mm, max(num_references - 1, 0).bit_length())
 
 
-def minimum_over_slices(
+def minimum_by_block(
     drawn: NDArray[np.int64],
-    transform_slice: Callable[[int, NDArray[Any]], None],
-    slices: Iterable[int],
+    fill: Callable[[NDArray[Any], int, int, int], None],
+    low: Sequence[int],
+    high: Sequence[int],
     reach: int,
     cost: float,
     nothing: float,
-    keys: NDArray[Any],
-) -> Iterator[int]:
-    """Find the smallest key over the slices within reach, one slice after the other.
+    dtype: type[np.generic],
+) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Find the smallest key over the slices within reach, block by block.
 
     Parameters
     ----------
     drawn : ndarray of int64, shape (S,)
         Slices with contours, ascending.
-    transform_slice : callable
-        Takes i and an array, and fills it with the keys within slice ``drawn[i]``.
-    slices : iterable of int
-        Slices to find, ascending.
+    fill : callable
+        Takes planes, shape (n, y, x), two numbers begin and end, and a row of the image; for i from begin to end it
+        fills plane ``i % n`` with the keys within slice ``drawn[i]``, from that row on.
+    low, high : sequence of int
+        Where to find it: first and stop (z, y, x).
     reach : int
         Largest difference of slice numbers that counts.
     cost : float
         What a difference of 1 adds to a key; it grows with the square.
     nothing : int or float
         Key of a voxel that has no contour near it.
-    keys : ndarray, shape (y, x)
-        Where each slice's result goes.
+    dtype : type
+        Of keys.
 
     Yields
     ------
-    int
-        Slice number; slices without contours in reach are left out.
+    box : tuple of slice
+        Part of the image; parts without contours in reach are left out.
+    keys : ndarray of `dtype`, shape (z, y, x)
+        Overwritten when the next one is asked for.
     """
-    if reach == 0:
-        for i, z in enumerate(drawn.tolist()):
-            transform_slice(i, keys)
-            yield z
-        return
-    # Slices with contours come and go in ascending order: a ring holds those within reach.
-    ring = np.empty((min(2 * reach + 1, len(drawn)), *keys.shape), dtype=keys.dtype)
-    flat = ring.reshape(len(ring), -1)
-    done = 0
-    for z in slices:
-        begin, end = np.searchsorted(drawn, (z - reach, z + reach + 1))
-        for i in range(done, end):
-            transform_slice(i, ring[i % len(ring)])
-        done = end
-        if begin < end:
-            near = drawn[begin:end]
-            at = begin % len(ring)
-            unwrapped = min(end - begin, len(ring) - at)
-            keys.fill(nothing)
-            _lower(keys.reshape(-1), flat[at : at + unwrapped], near[:unwrapped], z, cost)
-            _lower(keys.reshape(-1), flat[: end - begin - unwrapped], near[unwrapped:], z, cost)
-            yield z
+    # Slices with contours come and go in ascending order: a ring of planes holds those within reach of a block.
+    depth = min(_BLOCK_SLICES, high[0] - low[0]) if reach else 1
+    height, width = min(_BLOCK_ROWS, high[1] - low[1]), high[2] - low[2]
+    num_planes = min(2 * reach + depth, len(drawn)) if reach else 0
+    of_planes, of_keys = np.empty(num_planes * height * width, dtype), np.empty(depth * height * width, dtype)
+    slices = drawn.tolist()
+    for y in range(low[1], high[1], height):
+        y_stop = min(y + height, high[1])
+        area = (y_stop - y) * width
+        planes = of_planes[: num_planes * area].reshape(num_planes, y_stop - y, width)
+        done = 0
+        for z in range(low[0], high[0], depth):
+            z_stop = min(z + depth, high[0])
+            begin, end = bisect_left(slices, z - reach), bisect_left(slices, z_stop + reach)
+            if begin < end:
+                keys = of_keys[: (z_stop - z) * area].reshape(z_stop - z, y_stop - y, width)
+                if reach:
+                    fill(planes, max(begin, done), end, y)
+                    _minimum_over_planes(planes, drawn, begin, end, z, reach, cost, nothing, keys)
+                    done = end
+                else:
+                    fill(keys, begin, end, y)
+                yield (slice(z, z_stop), slice(y, y_stop), slice(low[2], high[2])), keys
 
 
-def spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> NDArray[np.float64]:
+def spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> tuple[float, ...]:
     """Check the spacing, and give the one slice of a 2D image one; ValueError if it is not positive."""
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
-    if spacing.shape == (2,) and shape_zyx[0] == 1:
-        spacing = spacing[[0, 0, 1]]
-    if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
+    spacing = tuple(map(float, spacing_mm))
+    if len(spacing) == 2 and shape_zyx[0] == 1:
+        spacing = (spacing[0], *spacing)
+    if len(spacing) != 3 or not all(0 < one < math.inf for one in spacing):
         raise ValueError(f"expected one positive spacing per axis of the image, not {tuple(spacing_mm)}")
     return spacing
 
 
-def reach_vox(spacing_mm: NDArray[np.float64], cutoff_mm: float) -> NDArray[np.int64]:
+def reach_vox(spacing_mm: Sequence[float], cutoff_mm: float) -> list[int]:
     """Voxels that the cut-off reaches along each axis."""
-    voxels = np.minimum(cutoff_mm / spacing_mm * (1 + _RATIO_TOLERANCE), np.iinfo(np.int32).max)
-    return voxels.astype(np.int64)
+    return [int(min(cutoff_mm / spacing * (1 + _RATIO_TOLERANCE), 2**31)) for spacing in spacing_mm]
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,6 +377,8 @@ class Metric:
         What the squared distance counts.
     stop : int
         Keys from here on lie beyond the cut-off.
+    nothing : int
+        Key of a voxel that has no contour voxel near it; twice as much overflows.
     reference_bits : int
         Lower bits of a key that hold the number of the contour voxel; 0 if it is not asked for.
     """
@@ -384,38 +387,37 @@ class Metric:
     weights_zyx: tuple[int, ...]
     unit_mm2: float
     stop: int
+    nothing: int
     reference_bits: int
 
     @classmethod
-    def of(
-        cls, spacing_mm: NDArray[np.float64], reach: NDArray[np.int64], cutoff_mm: float, num_references: int
-    ) -> Metric:
+    @lru_cache
+    def of(cls, spacing_mm: tuple[float, ...], reach: tuple[int, ...], cutoff_mm: float, reference_bits: int) -> Metric:
         """Choose the narrowest keys that hold the squared distances.
 
         Parameters
         ----------
-        spacing_mm : ndarray of float64, shape (3,)
+        spacing_mm : tuple of float
             (z, y, x).
-        reach : ndarray of int64, shape (3,)
+        reach : tuple of int
             Largest distance along each axis that is measured, in voxels.
         cutoff_mm : float
             May be infinite.
-        num_references : int
-            Number of contour voxels that keys tell apart; 0 if they need not say which is the nearest.
+        reference_bits : int
+            Bits to tell the contour voxels apart; 0 if keys need not say which is the nearest.
         """
         # An axis along which nothing is measured must not spoil the others' ratios.
-        spacings = tuple(float(s) if n else 0.0 for s, n in zip(spacing_mm, reach, strict=True))
-        everything_mm2 = sum((int(n) * s) ** 2 for s, n in zip(spacings, reach, strict=True))
+        spacings = tuple(s if n else 0.0 for s, n in zip(spacing_mm, reach, strict=True))
+        everything_mm2 = sum((n * s) ** 2 for s, n in zip(spacings, reach, strict=True))
         farthest_mm2 = min(cutoff_mm * cutoff_mm, everything_mm2)
-        reference_bits = max(num_references - 1, 0).bit_length()
         for dtype in (np.int32, np.int64):
             unit_mm2, weights = _integer_squares(spacings, farthest_mm2, _bits(dtype, reference_bits))
             if all(abs(w * unit_mm2 - s * s) <= _TOLERANCE * s * s for w, s in zip(weights, spacings, strict=True)):
                 break
-        stop = _nothing(dtype)
+        stop = nothing = int(np.iinfo(dtype).max // 2 + 1)
         if farthest_mm2 < everything_mm2:
             stop = int(farthest_mm2 / unit_mm2 * (1 + _TOLERANCE)) + 1 << reference_bits
-        return cls(dtype, weights, unit_mm2, stop, reference_bits)
+        return cls(dtype, weights, unit_mm2, stop, nothing, reference_bits)
 
     @property
     def costs_zyx(self) -> tuple[int, int, int]:
@@ -424,22 +426,13 @@ class Metric:
         return z, y, x
 
     @property
-    def nothing(self) -> int:
-        """Key of a voxel that has no contour voxel near it."""
-        return _nothing(self.dtype)
-
-    def distance_mm2(self, keys: NDArray[Any], out: NDArray[np.float32]) -> None:
-        """Write the squared distances, infinite beyond the cut-off."""
-        _distance_mm2(keys.reshape(-1), self.stop, self.reference_bits, np.float32(self.unit_mm2), out.reshape(-1))
-
-
-def _nothing(dtype: type[np.int32 | np.int64]) -> int:
-    """Key of a voxel that has no contour voxel near it; twice as much overflows."""
-    return int(np.iinfo(dtype).max // 2 + 1)
+    def reference_mask(self) -> int:
+        """Bits of a key that hold the number of the contour voxel."""
+        return (1 << self.reference_bits) - 1
 
 
 def _bits(dtype: type[np.int32 | np.int64], reference_bits: int) -> int:
-    """Bits for the squared distance such that all keys, and the cost of any distance, stay below `_nothing`."""
+    """Bits for the squared distance such that all keys, and the cost of any distance, stay below `Metric.nothing`."""
     return int(np.iinfo(dtype).bits - 3 - reference_bits)
 
 
@@ -467,46 +460,142 @@ def _integer_ratios(spacings_mm: tuple[float, ...]) -> tuple[float, tuple[int, .
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _nearest_in_slice(
-    y_vox: NDArray[np.int64],
-    x_vox: NDArray[np.int64],
-    numbers: NDArray[np.int64],
+def _examine(index: NDArray[np.int64], shape: tuple[int, int, int]) -> tuple[bool, bool]:
+    """Whether all voxels are in the image, and whether they are in lexicographic order, each once."""
+    inside = in_order = True
+    previous = -1
+    for i in range(len(index)):
+        z, y, x = index[i]
+        inside &= 0 <= z < shape[0] and 0 <= y < shape[1] and 0 <= x < shape[2]
+        linear = (z * shape[1] + y) * shape[2] + x
+        in_order &= linear > previous
+        previous = linear
+    return inside, in_order
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _drawn_slices(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Slices that have voxels, ascending, and where their voxels begin, with the end of all."""
+    starts = np.empty(index[-1, 0] - index[0, 0] + 2, dtype=np.int64)
+    count = 0
+    for i in range(len(index)):
+        if i == 0 or index[i, 0] != index[i - 1, 0]:
+            starts[count] = i
+            count += 1
+    starts[count] = len(index)
+    return index[starts[:count], 0], starts[: count + 1]
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _bounding_box(index: NDArray[np.int64]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """First and last index along the three axes; last before first if there are no voxels."""
+    if not len(index):
+        return (0, 0, 0), (-1, -1, -1)
+    y_low = y_high = index[0, 1]
+    x_low = x_high = index[0, 2]
+    for i in range(len(index)):
+        y_low, y_high = min(y_low, index[i, 1]), max(y_high, index[i, 1])
+        x_low, x_high = min(x_low, index[i, 2]), max(x_high, index[i, 2])
+    return (index[0, 0], y_low, x_low), (index[-1, 0], y_high, x_high)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _fill_planes(
+    planes: NDArray[Any],
+    index: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    begin: int,
+    end: int,
+    y_low: int,
+    x_low: int,
     reach_yx: tuple[int, int],
     costs_yx: tuple[int, int],
     nothing: int,
-    keys: NDArray[Any],
+    numbered: bool,
+    rows: NDArray[Any],
 ) -> None:
-    """Fill the keys of a slice from its own contour voxels, which are in lexicographic order."""
-    height, width = keys.shape
-    first = np.flatnonzero(np.diff(y_vox)) + 1  # where rows begin, but for the first one
-    drawn = np.empty(len(first) + 1, dtype=np.int64)
-    rows = np.empty((len(drawn), width), dtype=keys.dtype)
-    for i in range(len(drawn)):
-        start = first[i - 1] if i > 0 else 0
-        stop = first[i] if i < len(first) else len(y_vox)
-        drawn[i] = y_vox[start]
-        _nearest_in_row(x_vox[start:stop], numbers[start:stop], reach_yx[1], costs_yx[1], nothing, rows[i])
-    keys[:] = nothing
-    begin = end = 0
-    for y in range(height):
-        while begin < len(drawn) and drawn[begin] < y - reach_yx[0]:
-            begin += 1
-        while end < len(drawn) and drawn[end] <= y + reach_yx[0]:
-            end += 1
-        _lower(keys[y], rows[begin:end], drawn[begin:end], y, costs_yx[0])
+    """Fill planes with the keys within slices, as `minimum_by_block` asks; `rows` is for intermediate results."""
+    reach, cost = reach_yx[0], costs_yx[0]
+    drawn = np.empty(len(rows), dtype=np.int64)
+    for i in range(begin, end):
+        count = 0
+        stop = starts[i]
+        while stop < starts[i + 1]:
+            start = stop
+            while stop < starts[i + 1] and index[stop, 1] == index[start, 1]:
+                stop += 1
+            y = index[start, 1] - y_low
+            if -reach <= y < planes.shape[1] + reach:
+                number = start if numbered else 0
+                _nearest_in_row(
+                    index[start:stop, 2], x_low, number, numbered, reach_yx[1], costs_yx[1], nothing, rows[count]
+                )
+                drawn[count] = y
+                count += 1
+        _minimum_over_rows(rows[:count], drawn[:count], reach, cost, nothing, planes[i % len(planes)])
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _nearest_in_row(
-    x_vox: NDArray[np.int64], numbers: NDArray[np.int64], reach: int, cost: int, nothing: int, row: NDArray[Any]
+    x_vox: NDArray[np.int64],
+    x_low: int,
+    number: int,
+    numbered: bool,
+    reach: int,
+    cost: int,
+    nothing: int,
+    row: NDArray[Any],
 ) -> None:
     """Fill the keys of a row; of two equally near contour voxels the left one counts."""
     row[:] = nothing
     for i in range(len(x_vox)):
-        x = x_vox[i]
-        begin = max(x - reach, 0 if i == 0 else (x_vox[i - 1] + x) // 2 + 1)
-        end = min(x + reach, len(row) - 1 if i == len(x_vox) - 1 else (x + x_vox[i + 1]) // 2)
-        _rise(row[begin : end + 1], x - begin, cost, numbers[i])
+        x = x_vox[i] - x_low
+        begin = max(x - reach, 0 if i == 0 else (x_vox[i - 1] + x_vox[i]) // 2 + 1 - x_low)
+        end = min(x + reach, len(row) - 1 if i == len(x_vox) - 1 else (x_vox[i] + x_vox[i + 1]) // 2 - x_low)
+        _rise(row[begin : end + 1], x - begin, cost, number + i * numbered)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _minimum_over_rows(
+    rows: NDArray[Any], drawn: NDArray[np.int64], reach: int, cost: int, nothing: int, plane: NDArray[Any]
+) -> None:
+    """Find the smallest keys over the rows within reach of each row of a plane."""
+    begin = end = 0
+    for y in range(len(plane)):
+        while begin < len(drawn) and drawn[begin] < y - reach:
+            begin += 1
+        while end < len(drawn) and drawn[end] <= y + reach:
+            end += 1
+        plane[y] = nothing
+        _lower(plane[y], rows[begin:end], drawn[begin:end], y, cost)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _minimum_over_planes(
+    planes: NDArray[Any],
+    drawn: NDArray[np.int64],
+    begin: int,
+    end: int,
+    z_low: int,
+    reach: int,
+    cost: float,
+    nothing: float,
+    keys: NDArray[Any],
+) -> None:
+    """Find the smallest keys over the planes within reach of each slice."""
+    flat = planes.reshape(len(planes), -1)
+    stop = begin
+    for k in range(len(keys)):
+        z = z_low + k
+        while begin < end and drawn[begin] < z - reach:
+            begin += 1
+        while stop < end and drawn[stop] <= z + reach:
+            stop += 1
+        keys[k] = nothing
+        at = begin % len(planes)
+        unwrapped = min(stop - begin, len(planes) - at)
+        _lower(keys[k].reshape(-1), flat[at : at + unwrapped], drawn[begin : begin + unwrapped], z, cost)
+        _lower(keys[k].reshape(-1), flat[: stop - begin - unwrapped], drawn[begin + unwrapped : stop], z, cost)
 
 
 # Numba widens integers to 64 bits; casting back to the keys' own type halves the work per key. Loops that run from 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from relevance.strategies import masks_with_spacing
 
 from nnunet_wsl.contours import PlacedContour
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.relevance import RelevanceSettings, fuse, nearest_contour, relevance_maps
+from nnunet_wsl.relevance import RelevanceSettings, fuse, nearest_contour, relevance_maps, relevance_maps_on_device
 
 SHAPE = (5, 7, 11)
 SPACING_MM = (3.0, 0.7, 1.1)
@@ -125,6 +126,15 @@ def test_an_object_without_contour_has_no_relevance_and_changes_no_other():
     np.testing.assert_array_equal(found[1:2], relevance_maps(None, [mask], SPACING_MM, one_object()))
 
 
+@pytest.mark.parametrize("shape", [(0, 7, 11), (5, 0, 11), (7, 0), (0, 0)])
+@pytest.mark.parametrize("mode", ["distance", "intensity", "both"])
+def test_an_image_without_voxels_has_a_map_without_voxels(shape, mode):
+    wanted = one_object(mode=mode, intensity_scale=(1.0,))
+    for nothing in ([], np.zeros(shape, dtype=bool)):
+        found = relevance_maps(np.zeros((1, *shape)), [nothing], SPACING_MM[-len(shape) :], wanted)
+        assert found.shape == (1, *shape)
+
+
 def test_an_image_of_two_axes_is_an_image_of_one_slice():
     rng = np.random.default_rng(0)
     mask, image = rng.random((7, 11)) < 0.1, rng.normal(size=(2, 7, 11))
@@ -150,7 +160,7 @@ def test_polylines_give_the_distance_between_voxel_centres():
         ("intensity", None, [[[0, 0, 0]]], "needs the image"),
         ("both", np.zeros((2, *SHAPE)), [[[0, 0, 0]]], "1 for 2 channels"),
         ("distance", None, [[[0, 0, 0]]] * 2, "scales for 1 objects, but contours of 2"),
-        ("both", np.full((1, *SHAPE), np.nan), [[[0, 0, 0]]], "channel 0 has 385 voxels that are not finite"),
+        ("both", np.full((1, *SHAPE), np.nan), [[[0, 0, 0]]], "within 6 mm of the contours that are not finite"),
         ("intensity", np.full((1, *SHAPE), -np.inf), [[[0, 0, 0]]], "not finite"),
         (
             "both",
@@ -164,6 +174,33 @@ def test_input_that_makes_no_sense_is_refused(mode, image, contours, message):
     wanted = one_object(mode=mode, intensity_scale=(1.0,))
     with pytest.raises(InputError, match=message):
         relevance_maps(image, contours, SPACING_MM, wanted, shape=SHAPE)
+
+
+def test_intensities_that_are_not_numbers_are_counted_by_channel_and_object():
+    # Within 1.2 mm of a voxel lie its neighbours along y, at 0.7 mm, and along x, at 1.1 mm.
+    image = np.zeros((2, *SHAPE))
+    image[0, 0, 0, 0], image[0, 0, 1, 0], image[1, 2, 2, 4] = np.nan, np.inf, -np.inf
+    wanted = RelevanceSettings(mode="both", sigma_mm=(1.0, 1.0), cutoff_mm=(1.2, 1.2), intensity_scale=(1.0, 1.0))
+    with pytest.raises(InputError) as caught:
+        relevance_maps(image, [[[0, 0, 0], [2, 2, 6]], [[2, 2, 3]]], SPACING_MM, wanted)
+    first, second = caught.value.problems
+    assert "channel 0 has 2 voxels within 1.2 mm of the contours of object 1" in first
+    assert "channel 1 has 1 voxels within 1.2 mm of the contours of object 2" in second
+
+
+@pytest.mark.parametrize("maps", [relevance_maps, partial(relevance_maps_on_device, device="cpu")])
+@pytest.mark.parametrize("mode", ["intensity", "both"])
+def test_intensities_that_are_not_numbers_do_not_matter_beyond_the_cut_off(mode, maps):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, *SHAPE)).astype(np.float32)
+    contour = [[2, 3, 5], [1, 3, 5]]
+    wanted = one_object(mode=mode, cutoff_mm=(3.5,), intensity_scale=(1.0, 2.0))
+    distance_mm, _ = nearest_contour(contour, SPACING_MM, cutoff_mm=3.5, shape=SHAPE)
+    holed = np.where(np.isfinite(distance_mm), image, rng.choice([np.nan, np.inf, -np.inf], SHAPE)).astype(np.float32)
+    assert not np.isfinite(holed).all(axis=(1, 2, 3)).any()
+    expected = np.asarray(maps(image, [contour], SPACING_MM, wanted))
+    np.testing.assert_array_equal(np.asarray(maps(holed, [contour], SPACING_MM, wanted)), expected)
+    assert np.count_nonzero(expected) > 30
 
 
 def test_intensities_that_are_not_numbers_do_not_matter_to_distances():

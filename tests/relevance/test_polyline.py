@@ -49,6 +49,16 @@ def test_distance_equals_projection_onto_every_edge(drawn, cutoff_mm):
     assert (expected[~within] >= cutoff_mm - 1e-4).all()
 
 
+def test_a_volume_of_many_blocks_equals_projection_onto_every_edge():
+    shape = (40, 70, 13)
+    rng = np.random.default_rng(5)
+    drawn = [PlacedContour("GTV", "GTV", True, k, rng.uniform((0, -3), (70, 16), (4, 2))) for k in (1, 2, 21, 39)]
+    points_mm = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=1) * SPACING_MM
+    expected = np.min([distance_to_edges(contour, points_mm) for contour in drawn], axis=0).reshape(shape)
+    found = polyline_distance(drawn, shape, SPACING_MM, cutoff_mm=14.0)
+    np.testing.assert_allclose(found, np.where(expected <= 14.0, expected, np.inf), atol=1e-4)
+
+
 def test_in_the_slice_only():
     contour = PlacedContour("GTV", "GTV", True, 1, np.array([[1.5, 2.5], [1.5, 8.0], [5.0, 4.0]]))
     everywhere = polyline_distance([contour], SHAPE, SPACING_MM)

@@ -68,6 +68,25 @@ def test_search_in_the_slice_equals_brute_force(mask_spacing):
     assert (index[:, ~drawn] == -1).all()
 
 
+@pytest.mark.parametrize("search", ["volume", "slice"])
+@pytest.mark.parametrize(("shape", "steps", "cutoff"), [((41, 70, 13), (3, 1, 2), 9), ((150, 43), (2, 3), 21)])
+def test_images_of_many_blocks_equal_integer_brute_force(shape, steps, cutoff, search):
+    rng = np.random.default_rng(4)
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(rng.integers(0, shape, (60, len(shape))).T)] = True
+    contour = np.argwhere(mask)
+    voxels = np.stack(np.unravel_index(np.arange(mask.size), shape), axis=1)
+    squared = (((voxels[:, None] - contour) * steps) ** 2).sum(axis=2)
+    if search == "slice" and len(shape) == 3:
+        squared[voxels[:, None, 0] != contour[:, 0]] = 10**6
+    nearest = (squared * len(contour) + np.arange(len(contour))).argmin(axis=1)
+    squared = squared[np.arange(mask.size), nearest].reshape(shape)
+    within = squared <= cutoff**2
+    distance_mm, index = nearest_contour(mask, steps, cutoff_mm=cutoff, search=search)
+    np.testing.assert_array_equal(index, np.where(within, contour[nearest].T.reshape(-1, *shape), -1))
+    np.testing.assert_allclose(distance_mm, np.where(within, np.sqrt(squared), np.inf), rtol=1e-6)
+
+
 def test_equal_distances_along_different_axes_are_ties():
     # 8 slices of 2.5 mm and 25 columns of 0.8 mm are both 20 mm; the earlier slice wins.
     mask = np.zeros((9, 2, 26), dtype=bool)
