@@ -115,6 +115,11 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             loaders: tuple[Any, Any] = super().get_dataloaders()
         finally:
             nnunet_trainer.nnUNetDataLoader = stock
+        if loaders[0] is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} trains on made-up batches, which have no relevance. Mix RelevanceSupervision "
+                "into a trainer that loads the dataset, such as nnUNetTrainerBenchmark_5epochs."
+            )
         return loaders
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:

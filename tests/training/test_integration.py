@@ -26,11 +26,11 @@ def results(folder, trainer, configuration="3d_fullres", plans="nnUNetPlans"):
     return folder / "nnUNet_results" / "Dataset801_Tiny" / f"{trainer}__{plans}__{configuration}"
 
 
-def predict(nnunet, folder, trainer, configuration, monkeypatch):
+def predict(nnunet, folder, trainer, configuration, monkeypatch, *options):
     out = folder / f"predicted_{configuration}"
-    monkeypatch.delenv("nnUNet_extTrainer")  # the model must do without this package's trainers
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)  # the model must do without this package's trainers
     nnunet("predict", "-i", folder / "nnUNet_raw" / "Dataset801_Tiny" / "imagesTs", "-o", out, "-d", 801,
-           "-c", configuration, "-f", 0, "-tr", trainer, "-device", "cpu", "-npp", 0, "-nps", 0)  # fmt: skip
+           "-c", configuration, "-f", 0, "-tr", trainer, "-device", "cpu", "-npp", 0, "-nps", 0, *options)  # fmt: skip
     return out
 
 
@@ -217,8 +217,12 @@ def test_best_configuration_ensemble_and_zip(tiny, nnunet, monkeypatch):
     nnunet("export_model_to_zip", "-d", 801, "-o", archive, "-c", "2d", "-tr", "TinyWSL", "-f", 0)
     monkeypatch.setenv("nnUNet_results", str(folder / "installed"))
     nnunet("install_pretrained_model_from_zip", archive)
-    out = predict(nnunet, folder, "TinyWSL", "2d", monkeypatch)
+    out = predict(nnunet, folder, "TinyWSL", "2d", monkeypatch, "--save_probabilities")
     assert len(list(out.glob("*.nii.gz"))) == len(CASES)
+    monkeypatch.setenv("nnUNet_results", str(folder / "nnUNet_results"))
+    other = predict(nnunet, folder, "TinyWSL", "3d_fullres", monkeypatch, "--save_probabilities")
+    nnunet("ensemble", "-i", out, other, "-o", folder / "ensemble", "-np", 1)
+    assert len(list((folder / "ensemble").glob("*.nii.gz"))) == len(CASES)
 
 
 def test_cascade(tiny, nnunet):
@@ -301,3 +305,9 @@ def test_a_dataset_without_relevance_channels_is_refused(tiny, nnunet):
     with pytest.raises(InputError, match=r"Dataset801_Tiny.*--relevance none.*nnunet_wsl convert"):
         nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSL", "-device", "cpu")
     assert not list((folder / "nnUNet_results").iterdir())  # nothing half-written
+
+
+def test_a_trainer_without_loader_is_refused(tiny, nnunet):
+    tiny()
+    with pytest.raises(NotImplementedError, match=r"TinyWSLMadeUpBatches trains on made-up batches.*Mix"):
+        nnunet("train", 801, "2d", 0, "-tr", "TinyWSLMadeUpBatches", "-device", "cpu")

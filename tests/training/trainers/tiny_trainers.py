@@ -54,3 +54,14 @@ class TinyWSLNoDeepSupervision(Tiny, RelevanceSupervision, nnUNetTrainerNoDeepSu
 
 class TinyWSLPrimus(Tiny, RelevanceSupervision, nnUNet_Primus_S_Trainer):
     pass
+
+
+class MadeUpBatches(nnUNetTrainer):
+    """As nnU-Net's benchmarks without data loading, which want a GPU."""
+
+    def get_dataloaders(self):
+        return None, None
+
+
+class TinyWSLMadeUpBatches(Tiny, RelevanceSupervision, MadeUpBatches):
+    pass
