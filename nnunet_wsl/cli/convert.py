@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -214,7 +215,7 @@ def _run_rtstruct(args: argparse.Namespace) -> int:
         args.source,
         args.dataset,
         args.name,
-        rois=None if args.roi is None else parse_rois(args.roi),
+        rois=None if args.roi is None else parse_pairs("--roi", args.roi, "LABEL=REGEX", "'tumour=GTV.*|CTV'"),
         modality=args.modality,
         settings=conversion_settings(args, outside=args.outside),
         overwrite=args.overwrite,
@@ -230,7 +231,9 @@ def _run_text(args: argparse.Namespace) -> int:
         args.source,
         args.dataset,
         args.name,
-        contours=None if args.contour is None else parse_contours(args.contour),
+        contours=None
+        if args.contour is None
+        else parse_pairs("--contour", args.contour, "LABEL=PATTERN", "'inner=*-{instance}-icontour-*.txt'"),
         exclude=args.exclude,
         modality=args.modality,
         first_pixel=args.first_pixel,
@@ -244,12 +247,13 @@ def _run_text(args: argparse.Namespace) -> int:
 def _run_masks(args: argparse.Namespace) -> int:
     from nnunet_wsl.conversion import Simulation, convert_masks
 
+    labels = None if args.label is None else parse_pairs("--label", args.label, "NAME=VALUE", "tumour=1", str.isdecimal)
     convert_masks(
         args.images,
         args.labels,
         args.dataset,
         args.name,
-        label_values=None if args.label is None else parse_labels(args.label),
+        label_values=None if labels is None else {name: int(value) for name, value in labels.items()},
         channels=args.channel,
         simulation=Simulation(args.every, args.jitter_mm, args.drop, args.opened, args.seed),
         plane=args.plane,
@@ -282,73 +286,36 @@ def conversion_settings(args: argparse.Namespace, outside: Literal["error", "cli
     )
 
 
-def parse_rois(arguments: list[str]) -> dict[str, str]:
-    """Split ``LABEL=REGEX`` arguments.
+def parse_pairs(
+    option: str, arguments: list[str], form: str, example: str, accepts: Callable[[str], bool] = bool
+) -> dict[str, str]:
+    """Split arguments such as ``LABEL=REGEX``, one per label.
+
+    Parameters
+    ----------
+    option : str
+        The option that they were given with, for messages.
+    arguments : list of str
+        What the user wrote.
+    form, example : str
+        What is expected, and an example of it.
+    accepts : callable
+        Whether the part behind ``=`` may be such; by default if there is any.
 
     Raises
     ------
     InputError
-        If an argument has no ``=``, or a label comes twice.
+        If an argument has another form, or a label comes twice; all problems together.
     """
-    rois: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     problems = []
     for argument in arguments:
-        label, separator, expression = argument.partition("=")
-        if not separator or not expression:
-            problems.append(f"--roi '{argument}' is not LABEL=REGEX. Write, for example, --roi 'tumour=GTV.*'.")
-        elif label in rois:
-            problems.append(
-                f"--roi names label '{label}' twice. Put its expressions together: --roi '{label}=FIRST|SECOND'."
-            )
-        rois[label] = expression
+        label, _, value = argument.partition("=")
+        if not accepts(value):
+            problems.append(f"{option} '{argument}' is not {form}. Write, for example, {option} {example}.")
+        elif label in pairs:
+            problems.append(f"{option} names '{label}' twice. Give each label one, {option} {form}.")
+        pairs[label] = value
     if problems:
         raise InputError(problems)
-    return rois
-
-
-def parse_contours(arguments: list[str]) -> dict[str, str]:
-    """Split ``LABEL=PATTERN`` arguments.
-
-    Raises
-    ------
-    InputError
-        If an argument has no ``=``, or a label comes twice.
-    """
-    patterns: dict[str, str] = {}
-    problems = []
-    for argument in arguments:
-        label, _, pattern = argument.partition("=")
-        if not pattern:
-            problems.append(
-                f"--contour '{argument}' is not LABEL=PATTERN. Write, for example, --contour "
-                "'inner=*-{instance}-icontour-*.txt'."
-            )
-        elif label in patterns:
-            problems.append(f"--contour names label '{label}' twice. Give each label one pattern.")
-        patterns[label] = pattern
-    if problems:
-        raise InputError(problems)
-    return patterns
-
-
-def parse_labels(arguments: list[str]) -> dict[str, int]:
-    """Split ``NAME=VALUE`` arguments.
-
-    Raises
-    ------
-    InputError
-        If a value is no whole number, or a name comes twice.
-    """
-    values: dict[str, int] = {}
-    problems = []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if not value.isdecimal():
-            problems.append(f"--label '{argument}' is not NAME=VALUE. Write, for example, --label tumour=1.")
-        elif name in values:
-            problems.append(f"--label names '{name}' twice. Give each label one value.")
-        else:
-            values[name] = int(value)
-    if problems:
-        raise InputError(problems)
-    return values
+    return pairs

@@ -513,7 +513,7 @@ def test_command(source, raw, capsys):
         assert main([*command, "--contour", pattern]) == 2
         assert "is not LABEL=PATTERN" in capsys.readouterr().err
     assert main([*command, "--contour", "a={instance}", "--contour", "a=x{instance}"]) == 2
-    assert "names label 'a' twice" in capsys.readouterr().err
+    assert "--contour names 'a' twice" in capsys.readouterr().err
 
 
 # --- the Sunnybrook Cardiac Data ---
