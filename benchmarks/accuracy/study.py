@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -57,6 +57,10 @@ class Budget:
         Which fold trains and which cases validate.
     configuration, device : str
         nnU-Net's.
+    optimiser : {"sgd", "adam"}
+        nnU-Net's own, or that of its ``nnUNetTrainerAdam1en3``, which gets further in few iterations.
+    validate : bool
+        Whether nnU-Net predicts and scores the validation cases after training.
     """
 
     epochs: int
@@ -65,6 +69,13 @@ class Budget:
     fold: int = 0
     configuration: str = "3d_fullres"
     device: str = "cpu"
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    validate: bool = True
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment(work: Path, budget: Budget | None = None, seed: int = 0) -> dict[str, str]:
@@ -74,12 +85,13 @@ def environment(work: Path, budget: Budget | None = None, seed: int = 0) -> dict
         variables[name] = str(work / name)
     variables["nnUNet_results"] = str(work / f"nnUNet_results_seed{seed}")
     variables["nnUNet_extTrainer"] = str(TRAINERS)
-    cores = os.cpu_count() or 1
-    variables.setdefault("nnUNet_def_n_proc", str(min(8, cores)))
+    variables.setdefault("nnUNet_def_n_proc", str(min(8, usable_cores())))
     if budget is not None:
         variables["STUDY_EPOCHS"] = str(budget.epochs)
         variables["STUDY_ITERATIONS_PER_EPOCH"] = str(budget.iterations_per_epoch)
         variables["STUDY_SEED"] = str(seed)
+        variables["STUDY_OPTIMISER"] = budget.optimiser
+        variables["STUDY_VALIDATE"] = str(int(budget.validate))
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         Path(variables[name]).mkdir(parents=True, exist_ok=True)
     return variables
@@ -98,10 +110,57 @@ def plan(work: Path, dataset: str, configuration: str) -> None:
     done = work / "nnUNet_preprocessed" / dataset / "planned"
     if not done.exists():
         number = str(int(dataset[7:10]))
-        cores = str(min(4, os.cpu_count() or 1))
+        cores = str(min(4, usable_cores()))
         command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-np", cores]
-        run(command, environment(work), work / "plan.log")
+        variables = environment(work)
+        variables.pop("nnUNet_n_proc_DA", None)  # nnU-Net's planning takes it for threads, and fails at 0
+        run(command, variables, work / "plan.log")
         done.touch()
+
+
+def shrink(
+    work: Path,
+    dataset: str,
+    configuration: str,
+    *,
+    features: tuple[int, ...] = (),
+    patch_zyx: tuple[int, ...] = (),
+    batch_size: int = 0,
+) -> None:
+    """Add a smaller configuration to the plans of a planned dataset.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of the study.
+    dataset : str
+        Folder name of the dataset.
+    configuration : str
+        Name of the new configuration; all that is not given here is that of ``3d_fullres``.
+    features : tuple of int
+        Of each stage of the U-Net, from fine to coarse; as planned if empty. The planned kernels and strides of the
+        first stages are kept.
+    patch_zyx : tuple of int
+        Patch size in voxels; as planned if empty.
+    batch_size : int
+        As planned if 0.
+    """
+    path = work / "nnUNet_preprocessed" / dataset / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    small = json.loads(json.dumps(plans["configurations"]["3d_fullres"]))
+    if batch_size:
+        small["batch_size"] = batch_size
+    if patch_zyx:
+        small["patch_size"] = list(patch_zyx)
+    if features:
+        architecture = small["architecture"]["arch_kwargs"]
+        stages = architecture["n_stages"] = len(features)
+        architecture["features_per_stage"] = list(features)
+        for key in ("kernel_sizes", "strides", "n_conv_per_stage"):
+            architecture[key] = architecture[key][:stages]
+        architecture["n_conv_per_stage_decoder"] = architecture["n_conv_per_stage_decoder"][: stages - 1]
+    plans["configurations"][configuration] = small
+    path.write_text(json.dumps(plans, indent=4))
 
 
 def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
@@ -112,8 +171,11 @@ def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
     command = ["nnUNetv2_train", arm.dataset, budget.configuration, str(budget.fold), "-tr", arm.trainer]
     command += ["-device", budget.device]
     log = work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
-    if not (fold / "validation" / "summary.json").exists():
+    finished = fold / ("validation/summary.json" if budget.validate else "trained")
+    if not finished.exists():
         run(command + (["--c"] if list(fold.glob("checkpoint_*.pth")) else []), variables, log)
+        if not budget.validate:
+            finished.touch()
     return fold
 
 
@@ -124,13 +186,17 @@ def collect(fold: Path) -> dict[str, Any]:
         Path(case["prediction_file"]).name.split(".")[0]: {k: v["Dice"] for k, v in case["metrics"].items()}
         for case in summary["metric_per_case"]
     }
+    return {"dice": dice, "curves": collect_curves(fold)}
+
+
+def collect_curves(fold: Path) -> dict[str, list[float]]:
+    """Read what nnU-Net logged per epoch: one number each, as losses and pseudo Dice."""
     logged = torch.load(fold / "checkpoint_final.pth", weights_only=False, map_location="cpu")["logging"]
-    curves = {
-        key: [float(value) for value in values]
+    return {
+        key: [round(float(value), 5) for value in values]
         for key, values in logged.items()
         if values and not isinstance(values[0], list) and "timestamps" not in key
     }
-    return {"dice": dice, "curves": curves}
 
 
 def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], notes: dict[str, Any]) -> Path:
@@ -142,7 +208,7 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
         "command": command,
         "budget": budget.__dict__ | {"seeds": list(budget.seeds)},
         "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch", "numpy")},
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": budget.device},
+        "hardware": {"machine": platform.machine(), "cores": usable_cores(), "device": budget.device},
         **notes,
         "runs": runs,
     }

@@ -1,0 +1,243 @@
+"""Hippocampus, contours simulated from dense masks: what relevance adds where all, and where few slices are drawn.
+
+    python benchmarks/accuracy/hippocampus.py DATA --work FOLDER [--arms dense-stock dense-wsl] [--seeds 1 2 3]
+
+DATA has the folders ``images`` and ``labels`` of the Medical Segmentation Decathlon's Task04. The cases are shuffled
+once: the first train, the next validate during training, the next are the test, which decides nothing. Truth is always
+dense. Every arm gets the same cases, plan, seeds and number of iterations. A study that was cut off continues
+where it stopped when the command is given again; the results are written after every training.
+
+The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
+``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda
+--mirror``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from study import Arm, Budget, collect_curves, environment, plan, save, shrink, train
+
+from nnunet_wsl.conversion import ConversionSettings, Simulation, convert_masks
+from nnunet_wsl.evaluation import evaluate_folders
+
+LABELS = {"anterior": 1, "posterior": 2}
+SPLIT_SEED = 4
+TOLERANCE_MM = 1.0
+SCORES = {"Dice": "dice", "NSD": "nsd", "HD95_mm": "hd95_mm", "ASSD_mm": "assd_mm"}
+FILE_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How the training cases are drawn and converted.
+
+    Parameters
+    ----------
+    number : int
+        Of the raw dataset.
+    every : int
+        Every k-th slice is drawn.
+    settings : ConversionSettings
+        How contours become masks and relevance channels.
+    """
+
+    number: int
+    every: int = 1
+    settings: ConversionSettings = field(default_factory=ConversionSettings)
+
+
+_STOCK = ConversionSettings(relevance="none")
+LABELLINGS = {
+    "Dense": Labelling(601, settings=_STOCK),
+    "DenseRelevance": Labelling(602),
+    "Every5": Labelling(611, 5, _STOCK),
+    "Every5Relevance": Labelling(612, 5),
+}
+
+ARMS = {
+    "dense-stock": Arm("every slice drawn: stock", "StudyStock", "Dense"),
+    "dense-wsl": Arm("every slice drawn: WSL", "StudyWSL", "DenseRelevance"),
+    "every5-stock": Arm("every 5th slice, rest ignored: stock", "StudyStock", "Every5"),
+    "every5-wsl": Arm("every 5th slice, rest ignored: WSL", "StudyWSL", "Every5Relevance"),
+}
+"""By name; here the dataset of an arm is the name of its labelling."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="datasets, models and logs go here")
+    parser.add_argument("--name", default="hippocampus", help="of the file in results/ (default: %(default)s)")
+    parser.add_argument("--title", default="Hippocampus, simulated contours", help="of the section in the docs")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--iterations", type=int, default=50, help="per epoch")
+    parser.add_argument("--train-cases", type=int, default=20)
+    parser.add_argument("--val-cases", type=int, default=10)
+    parser.add_argument("--test-cases", type=int, default=50)
+    parser.add_argument(
+        "--features", type=int, nargs="*", default=[8, 16, 32, 64],
+        help="features of each stage of the U-Net; none: nnU-Net's plan",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patch", type=int, nargs="*", default=[32, 48, 32], metavar="VOXELS",
+        help="patch size z y x; none: nnU-Net's plan",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=2, help="0: nnU-Net's plan")
+    parser.add_argument(
+        "--optimiser", choices=("sgd", "adam"), default="adam",
+        help="nnU-Net's SGD, or AdamW as in its nnUNetTrainerAdam1en3 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--mirror", action="store_true", help="mirror the test cases in prediction, as nnU-Net does")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    os.environ.update(environment(work))
+
+    labels = args.data / "labels"
+    cases = sorted(path.name.removesuffix(FILE_ENDING) for path in labels.glob(f"*{FILE_ENDING}"))
+    random.Random(SPLIT_SEED).shuffle(cases)
+    training, rest = cases[: args.train_cases], cases[args.train_cases :]
+    validation, test = rest[: args.val_cases], sorted(rest[args.val_cases :][: args.test_cases])
+    _link(args.data, work, "development", sorted([*training, *validation]))
+    _link(args.data, work, "test", test, channel="_0000")
+
+    small = bool(args.features or args.patch or args.batch_size)
+    budget = Budget(
+        args.epochs, args.iterations, tuple(args.seeds), configuration="3d_small" if small else "3d_fullres",
+        device=args.device, optimiser=args.optimiser, validate=False,
+    )  # fmt: skip
+    arms, share_drawn = {}, {}
+    for name in args.arms:
+        labelling = ARMS[name].dataset
+        dataset = _prepare(work, labelling, training, validation)
+        if small:
+            shrink(
+                work, dataset, budget.configuration, features=tuple(args.features), patch_zyx=tuple(args.patch),
+                batch_size=args.batch_size,
+            )  # fmt: skip
+        arms[name] = Arm(ARMS[name].name, ARMS[name].trainer, dataset)
+        share_drawn[name] = round(1 / LABELLINGS[labelling].every, 4)
+
+    # What the command line of the machine that ran it needs to repeat the study, without its folders.
+    command = shlex.join(["python", "benchmarks/accuracy/hippocampus.py", "DATA", *_options(sys.argv[1:], args)])
+    notes = {
+        "title": args.title,
+        "network": {
+            "features": args.features or "planned",
+            "patch_zyx": args.patch or "planned",
+            "batch_size": args.batch_size or "planned",
+        },
+        "prediction": {"mirroring": args.mirror},
+        "cases": {"split_seed": SPLIT_SEED, "train": training, "val": validation, "test": test},
+        "labels": {str(value): name for name, value in LABELS.items()},
+        "tolerance_mm": TOLERANCE_MM,
+    }
+    runs: list[dict[str, Any]] = []
+    for seed in budget.seeds:
+        for name, arm in arms.items():
+            fold = train(work, arm, budget, seed)
+            scores = _test(work, fold, mirror=args.mirror, device=args.device)
+            runs.append(
+                {
+                    "arm": name,
+                    "title": arm.name,
+                    "trainer": arm.trainer,
+                    "share_drawn": share_drawn[name],
+                    "seed": seed,
+                    "scores": scores,
+                    "curves": collect_curves(fold),
+                }
+            )
+            print(f"{name}, seed {seed}: " + ", ".join(f"{m} {_mean(scores[m]):.3f}" for m in scores), flush=True)
+            save(args.name, command, budget, runs, notes)
+
+
+def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
+    """The options of the command line, with a placeholder for the folder of this machine."""
+    options = [option for option in argv if option != str(args.data)]
+    return ["FOLDER" if option == str(args.work) else option for option in options]
+
+
+def _link(data: Path, work: Path, name: str, cases: list[str], channel: str = "") -> None:
+    """Make folders of links to the files of some cases."""
+    for kind, suffix in (("images", channel), ("labels", "")):
+        folder = work / name / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in cases:
+            link = folder / f"{case}{suffix}{FILE_ENDING}"
+            if not link.exists():
+                link.symlink_to((data / kind / f"{case}{FILE_ENDING}").resolve())
+
+
+def _prepare(work: Path, name: str, training: list[str], validation: list[str]) -> str:
+    """Draw, convert, plan and preprocess the training cases; return the folder name of the dataset."""
+    labelling = LABELLINGS[name]
+    dataset = f"Dataset{labelling.number}_{name}"
+    development = work / "development"
+    if not (work / "nnUNet_raw" / dataset).exists():
+        convert_masks(
+            development / "images",
+            development / "labels",
+            labelling.number,
+            name,
+            label_values=LABELS,
+            channels=("MRI",),
+            simulation=Simulation(every=labelling.every),
+            settings=labelling.settings,
+        )
+    plan(work, dataset, "3d_fullres")
+    splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    splits.write_text(json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
+    return dataset
+
+
+def _test(work: Path, fold: Path, *, mirror: bool, device: str) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Predict and score the test cases, once; by metric, case and label."""
+    predictions = fold / "test"
+    summary = predictions / "scores" / "summary.json"
+    if not summary.exists():
+        predictions.mkdir(exist_ok=True)
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device(device), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(fold.parent), (fold.name.removeprefix("fold_"),))
+        images = str(work / "test" / "images")
+        predictor.predict_from_files_sequential(images, str(predictions), overwrite=False)
+        # The truth is dense, whatever the model was trained on.
+        dataset_json = predictions / "truth.json"
+        dataset_json.write_text(json.dumps({"labels": {"background": 0, **LABELS}, "file_ending": FILE_ENDING}))
+        evaluate_folders(
+            predictions,
+            work / "test" / "labels",
+            predictions / "scores",
+            dataset_json=dataset_json,
+            tolerances_mm={None: TOLERANCE_MM},
+        )
+    content = json.loads(summary.read_text())
+    scores: dict[str, dict[str, dict[str, float | None]]] = {metric: {} for metric in SCORES.values()}
+    for case in content["metric_per_case"]:
+        name = Path(case["reference_file"]).name.removesuffix(FILE_ENDING)
+        for key, metric in SCORES.items():
+            values = {label: values[key] for label, values in case["metrics"].items()}
+            scores[metric][name] = {k: None if v is None else round(v, 5) for k, v in values.items()}
+    return scores
+
+
+def _mean(cases: dict[str, dict[str, float | None]]) -> float:
+    values = [value for labels in cases.values() for value in labels.values() if value is not None]
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()
