@@ -1,8 +1,8 @@
 """The contract between conversion and training: the block ``"wsl"`` of ``dataset.json``.
 
-A converted dataset lists its image channels first and its relevance channels last. The block says which channels
-are relevance channels and of which object; whatever else conversion records there (scales, rules) is for the
-reader of the dataset and for whoever repeats the conversion.
+A converted dataset lists its image channels first, then its relevance channels, then, if there are any, the confidence
+channels of these. The block says which channels are which and of which object; whatever else conversion records there
+(scales, rules) is for the reader of the dataset and for whoever repeats the conversion.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from nnunet_wsl.errors import InputError
 
-FORMAT_VERSION = 1
-"""Version of the converted dataset's format; a reader refuses newer ones."""
+FORMAT_VERSION = 2
+"""Version of the converted dataset's format; a reader refuses newer ones. Version 1 had no confidence channels."""
 
 FUSED = "fused"
 """Name of the one relevance channel of a dataset whose sub-relevances were fused."""
@@ -32,10 +32,14 @@ class RelevanceChannels:
         Number of image channels; they come first.
     objects : tuple of str
         The object of each relevance channel, in channel order, or (``FUSED``,).
+    has_confidence : bool
+        Whether a confidence channel for each relevance channel follows, in the same order: in [0, 1], how much the
+        relevance counts at each voxel. Without, it counts where the label map is not ``ignore``.
     """
 
     num_image_channels: int
     objects: tuple[str, ...]
+    has_confidence: bool = False
 
     @classmethod
     def from_dataset_json(cls, dataset_json: dict[str, Any], name: str) -> RelevanceChannels:
@@ -73,14 +77,23 @@ class RelevanceChannels:
                 f"{name} was converted without relevance channels (--relevance none). "
                 f"{_CONVERT} and --relevance per-object or fused, or train it with nnU-Net's own nnUNetTrainer."
             )
+        confidence = {int(channel): str(obj) for channel, obj in block.get("confidence_channels", {}).items()}
         num_channels = len(dataset_json["channel_names"])
-        num_image_channels = num_channels - len(relevance)
-        if num_image_channels < 1 or sorted(relevance) != list(range(num_image_channels, num_channels)):
+        num_image_channels = num_channels - len(relevance) - len(confidence)
+        targets = [*sorted(relevance), *sorted(confidence)]
+        if num_image_channels < 1 or targets != list(range(num_image_channels, num_channels)):
             raise InputError(
-                f"{name}: its dataset.json lists relevance channels {sorted(relevance)} among "
-                f"{num_channels} channels; expected image channels first and relevance channels last. {_CONVERT}."
+                f"{name}: its dataset.json lists relevance channels {sorted(relevance)} and confidence channels "
+                f"{sorted(confidence)} among {num_channels} channels; expected image channels first, then relevance, "
+                f"then confidence. {_CONVERT}."
             )
-        return cls(num_image_channels, tuple(relevance[c] for c in sorted(relevance)))
+        objects = tuple(relevance[c] for c in sorted(relevance))
+        if confidence and objects != tuple(confidence[c] for c in sorted(confidence)):
+            raise InputError(
+                f"{name}: its dataset.json has relevance of {', '.join(objects)}, but confidence of "
+                f"{', '.join(confidence[c] for c in sorted(confidence))}; expected the same. {_CONVERT}."
+            )
+        return cls(num_image_channels, objects, bool(confidence))
 
     def image_dataset_json(self, dataset_json: dict[str, Any]) -> dict[str, Any]:
         """Return a copy of ``dataset.json`` that lists the image channels only; the block ``"wsl"`` stays."""

@@ -7,13 +7,15 @@ import pytest
 from nnunet_wsl.contract import FORMAT_VERSION, RelevanceChannels
 from nnunet_wsl.errors import InputError
 
+FOUR = ("T1", "T2", "noNorm", "noNorm")
 
-def dataset_json(channels=("T1", "T2", "noNorm", "noNorm"), relevance=None, version=FORMAT_VERSION):
+
+def dataset_json(channels=FOUR, relevance=None, version=FORMAT_VERSION, confidence=None):
     relevance = {"2": "GTV", "3": "lung"} if relevance is None else relevance
-    return {
-        "channel_names": {str(i): c for i, c in enumerate(channels)},
-        "wsl": {"format_version": version, "package_version": "9.9", "relevance_channels": relevance},
-    }
+    block = {"format_version": version, "package_version": "9.9", "relevance_channels": relevance}
+    if confidence is not None:
+        block["confidence_channels"] = confidence
+    return {"channel_names": {str(i): c for i, c in enumerate(channels)}, "wsl": block}
 
 
 def test_reads_and_removes_the_relevance_channels():
@@ -34,6 +36,18 @@ def test_reads_and_removes_the_relevance_channels():
     assert len(plans["configurations"]["2d"]["use_mask_for_norm"]) == 4  # the original stays
 
 
+def test_reads_and_removes_the_confidence_channels():
+    content = dataset_json((*FOUR, "noNorm", "noNorm"), confidence={"4": "GTV", "5": "lung"})
+    channels = RelevanceChannels.from_dataset_json(content, "Dataset001_X")
+    assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=True)
+    assert channels.image_dataset_json(content)["channel_names"] == {"0": "T1", "1": "T2"}
+
+
+def test_reads_datasets_of_the_version_without_confidence():
+    channels = RelevanceChannels.from_dataset_json(dataset_json(version=1), "Dataset001_X")
+    assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=False)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -41,8 +55,10 @@ def test_reads_and_removes_the_relevance_channels():
         (dataset_json(relevance={}), "--relevance none.*nnunet_wsl convert"),
         (dataset_json(version=FORMAT_VERSION + 1), "written by nnunet_wsl 9.9.*pip install --upgrade"),
         (dataset_json(version=None), "format version None"),
-        (dataset_json(relevance={"1": "GTV"}), r"relevance channels \[1\] among 4 channels"),
+        (dataset_json(relevance={"1": "GTV"}), r"relevance channels \[1\] and confidence channels \[\] among 4"),
         (dataset_json(channels=("noNorm",), relevance={"0": "GTV"}), "image channels first"),
+        (dataset_json(confidence={"1": "lung"}), r"confidence channels \[1\] among 4"),
+        (dataset_json((*FOUR, "noNorm"), confidence={"4": "GTV"}), "relevance of GTV, lung, but confidence of GTV;"),
     ],
 )
 def test_says_what_is_wrong_and_what_to_run(content, message):

@@ -133,6 +133,16 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         help="slices before the first and after the last drawn one that are unknown (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--between", choices=("ignore", "gated", "interpolate"), default="ignore",
+        help="unknown slices between known ones: ignored; supervised where the interpolation of the contours is sure, "
+        "the rest ignored; or supervised everywhere (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--contour-sigma-mm", type=float, default=0.0, metavar="S",
+        help="uncertainty of the drawn contours' position: nearer mask voxels are ignored, and the relevance reaches "
+        "further (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--missing", choices=("error", "absent", "unknown"), default="error",
         help="a case without any contour of a label: an error, the object is not there, or nothing is known about it "
         "(default: %(default)s)",
@@ -209,6 +219,8 @@ def conversion_settings(args: argparse.Namespace, outside: Literal["error", "cli
         annotated=args.annotated if is_rule else "auto",
         annotated_file=None if is_rule else Path(args.annotated),
         annotated_margin=args.annotated_margin,
+        between=args.between,
+        contour_sigma_mm=args.contour_sigma_mm,
         missing=args.missing,
         overlap=args.overlap,
         outside=outside,

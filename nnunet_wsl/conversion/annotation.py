@@ -29,6 +29,8 @@ class SliceKnowledge:
     ----------
     known : ndarray of bool, shape (z,)
         Slices on which the object is drawn or known to be absent.
+    partial : ndarray of bool, shape (z,)
+        Slices with contours that may not be all there are: known are only these contours.
     step : int
         The most common distance between neighbouring drawn slices, in slices; 1 means dense.
     gaps : tuple of (int, int)
@@ -36,6 +38,7 @@ class SliceKnowledge:
     """
 
     known: npt.NDArray[np.bool_]
+    partial: npt.NDArray[np.bool_]
     step: int
     gaps: tuple[tuple[int, int], ...]
 
@@ -92,30 +95,32 @@ def slice_knowledge(
         known[:] = False
         known[list(listed)] = True
     known[list(open_slices)] = False
-    return SliceKnowledge(known, step, gaps)
+    partial = np.zeros(num_slices, np.bool_)
+    partial[drawn_slices] = True
+    return SliceKnowledge(known, partial & ~known, step, gaps)
 
 
-def label_map(masks: Sequence[npt.NDArray[np.bool_]], known: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def label_map(inside: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.uint8]:
     """Make the label map of one case.
 
-    A voxel inside a drawn contour is known, even where another object is unknown; inside several objects it takes
-    the label of the first one. A voxel outside all contours is background if every object is known on its slice,
-    else ignored.
+    A voxel inside an object is known, even where another object is unknown; inside several objects it takes the label
+    of the first one. A voxel outside all objects is background if every object is known there, else ignored.
 
     Parameters
     ----------
-    masks : sequence of K ndarray of bool, shape (z, y, x)
-        The inside of the contours of each object, from the highest priority on.
-    known : ndarray of bool, shape (K, z)
-        Known slices of each object.
+    inside : sequence of K ndarray of bool, shape (z, y, x)
+        The inside of each object, from the highest priority on.
+    known : sequence of K ndarray of bool, shape (z, y, x)
+        Where each object is known.
 
     Returns
     -------
     ndarray of uint8, shape (z, y, x)
         0 background, 1..K the objects, K + 1 ignore.
     """
-    labels = np.zeros(masks[0].shape, np.uint8)
-    labels[~known.all(axis=0)] = len(masks) + 1
-    for label in range(len(masks), 0, -1):
-        labels[masks[label - 1]] = label
+    labels = np.zeros(inside[0].shape, np.uint8)
+    for known_there in known:
+        labels[~known_there] = len(inside) + 1
+    for label in range(len(inside), 0, -1):
+        labels[inside[label - 1]] = label
     return labels

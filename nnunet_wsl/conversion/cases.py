@@ -10,8 +10,9 @@ import itertools
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from nnunet_wsl.contours import ContourSet, Grid, PlacedContours, contour_voxels
 from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotated import SliceList, read_annotated, slices_within
 from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge
+from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import (
     MAX_OBJECTS,
     build_dataset,
@@ -35,8 +37,16 @@ from nnunet_wsl.conversion.dataset import (
     write_volume,
 )
 from nnunet_wsl.conversion.objects import Missing
-from nnunet_wsl.conversion.regions import Combination, LabelValues, combine, count_combinations
-from nnunet_wsl.conversion.report import CaseSketch, ObjectReport, draw_overview, log_reports, write_reports
+from nnunet_wsl.conversion.regions import LabelValues, Status, combine, count_statuses
+from nnunet_wsl.conversion.report import (
+    OVERVIEW_ROWS,
+    CaseSketch,
+    ObjectReport,
+    draw_overview,
+    log_reports,
+    write_reports,
+)
+from nnunet_wsl.conversion.supervision import Between, ObjectSupervision, RelevanceSource, exclude_conflicts, supervise
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance import (
     CaseFingerprint,
@@ -79,6 +89,12 @@ class ConversionSettings:
         does not list follows ``annotated``.
     annotated_margin : int
         Slices before the first and after the last drawn one of an object that are unknown.
+    between : {"ignore", "gated", "interpolate"}
+        What unknown slices between known ones become: ignored; what the interpolation of the contours is sure of is
+        supervised and the rest ignored; or all of it is supervised.
+    contour_sigma_mm : float
+        Uncertainty of the drawn contours' position. Voxels this near to a contour, in its slice, are ignored in the
+        mask, and the scale of the relevance becomes sqrt(sigma_mm^2 + contour_sigma_mm^2).
     missing : {"error", "absent", "unknown"}
         What it means that a case has no contour of an object: an error; the object is not there; or nobody has drawn
         it, so that nothing is known about it.
@@ -97,6 +113,8 @@ class ConversionSettings:
     annotated: AnnotationRule = "auto"
     annotated_file: Path | None = None
     annotated_margin: int = 0
+    between: Between = "ignore"
+    contour_sigma_mm: float = 0.0
     missing: Missing = "error"
     overlap: Literal["error", "priority", "regions"] = "error"
     outside: Literal["error", "clip"] = "error"
@@ -137,19 +155,19 @@ class Case(Protocol):
 
 @dataclass(frozen=True)
 class _PreparedCase:
-    """What the first pass learns about a case; its image, labels and contour voxels are on disk.
+    """What the first pass learns about a case; its image, labels and sources of the relevance are on disk.
 
-    With ``--overlap regions`` the label map on disk holds indices into ``combinations`` until all cases are read.
+    With ``--overlap regions`` the label map on disk holds indices into ``statuses`` until all cases are read.
     """
 
     name: str
     grid: Grid
     reports: tuple[ObjectReport, ...]
-    sketch: CaseSketch
-    known: npt.NDArray[np.bool_]
-    combinations: tuple[Combination, ...]
-    voxel_counts: Counter[tuple[Combination, Combination]]
+    sketches: tuple[CaseSketch, ...]
+    statuses: tuple[Status, ...]
+    voxel_counts: Counter[Status]
     has_ignore: bool
+    needs_confidence: bool
     fingerprint: CaseFingerprint
 
 
@@ -196,7 +214,7 @@ def convert_cases(
     listed = _read_annotated(settings, [case.name for case in cases], objects)
     relevance_channels = {"per-object": tuple(objects), "fused": (FUSED,), "none": ()}[settings.relevance]
     with build_dataset(target) as building:
-        for folder in (image_path(building, "", 0).parent, label_path(building, "").parent, _voxels_folder(building)):
+        for folder in (image_path(building, "", 0).parent, label_path(building, "").parent, _sources_folder(building)):
             folder.mkdir()
         prepared, problems = for_all(
             lambda case: _prepare(case, building, settings, listed.get(case.name, {})), cases, jobs, "Reading cases"
@@ -219,17 +237,20 @@ def convert_cases(
             if problems:
                 raise InputError(problems)
         planned = None
+        has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
         if settings.relevance != "none":
             planned = _plan(settings, [case.fingerprint for case in prepared])
             _, problems = for_all(
-                lambda case: _write_relevance(case, building, planned, len(image_channels), settings),
+                lambda case: _write_relevance(
+                    case, building, planned, len(image_channels), settings.relevance, has_confidence=has_confidence
+                ),
                 prepared,
                 jobs,
                 "Writing relevance",
             )
             if problems:
                 raise InputError(problems)
-        shutil.rmtree(_voxels_folder(building))
+        shutil.rmtree(_sources_folder(building))
         write_dataset_json(
             building,
             name=target.name,
@@ -238,6 +259,7 @@ def convert_cases(
             has_ignore=has_ignore,
             num_cases=len(cases),
             relevance_channels=relevance_channels,
+            has_confidence=has_confidence,
             settings={
                 "objects": list(objects),
                 "relevance_settings": planned.to_dict() if planned else None,
@@ -245,6 +267,8 @@ def convert_cases(
                 "annotated": settings.annotated,
                 "annotated_file": ANNOTATED_FILE if listed else None,
                 "annotated_margin": settings.annotated_margin,
+                "between": settings.between,
+                "contour_sigma_mm": settings.contour_sigma_mm,
                 "missing": settings.missing,
                 "overlap": settings.overlap,
                 "outside": settings.outside,
@@ -259,7 +283,7 @@ def convert_cases(
         write_reports(building, reports)
         draw_overview(
             building,
-            [case.sketch for case in prepared],
+            _shown(prepared),
             objects=objects,
             shown=[values.innermost(value) for value in range(1, values.ignore)],
             image_channels=len(image_channels),
@@ -336,6 +360,8 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
     ]
     if settings.annotated_margin < 0:
         problems.append(f"--annotated-margin {settings.annotated_margin} is negative. Give a number of slices from 0.")
+    if not (np.isfinite(settings.contour_sigma_mm) and settings.contour_sigma_mm >= 0):
+        problems.append(f"--contour-sigma-mm {settings.contour_sigma_mm} is no distance. Give a number of mm from 0.")
     if problems:
         raise InputError(problems)
 
@@ -343,7 +369,7 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
 def _prepare(
     case: Case, building: Path, settings: ConversionSettings, listed: Mapping[str, SliceList]
 ) -> _PreparedCase:
-    """Write image, label map and contour voxels of a case; return what the second pass needs."""
+    """Write image, label map and sources of the relevance of a case; return what the second pass needs."""
     content = case.read()
     image, grid = content.image, content.grid
     placed = place(content.contours, grid, case=case.name, outside=settings.outside)
@@ -354,38 +380,78 @@ def _prepare(
     if settings.annotated == "auto":
         listed = {**content.annotated, **listed}
     knowledge = [_knowledge(case.name, name, content.contours, placed, settings, listed) for name in placed.objects]
-    known = np.array([one.known for one in knowledge])
-    if not content.contours.contours and not known.all(axis=0).any():
+    known_slices = np.array([one.known for one in knowledge])
+    if not content.contours.contours and not known_slices.all(axis=0).any():
         raise InputError(
             f"Case '{case.name}': it has no contour, and on no slice are all objects known to be absent, so there is "
             "nothing to learn from it. Remove it, or pass --missing absent if the objects are not there."
         )
-    labels: npt.NDArray[np.uint8 | np.uint16]
-    if settings.overlap == "regions":
-        labels, combinations = combine(masks)
-        voxel_counts = count_combinations(labels, combinations, known)
-    else:
-        labels, combinations, voxel_counts = label_map(masks, known), (), Counter()
-    voxels = [contour_voxels(placed, name) for name in placed.objects]
+    supervised = []
+    # The confidence of all objects of a large image would not fit into memory: it goes to disk object by object.
+    for k, (name, mask, one) in enumerate(zip(placed.objects, masks, knowledge, strict=True)):
+        supervision, source = supervise(
+            placed, name, mask, one, image, between=settings.between, contour_sigma_mm=settings.contour_sigma_mm
+        )
+        supervised.append(supervision)
+        source.save(_source_path(building, case.name, k))
+    labels, statuses = _label_codes(supervised, masks, settings)
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
     write_volume(label_path(building, case.name), labels, grid)
-    np.savez(_voxels_folder(building) / f"{case.name}.npz", *voxels)
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
     return _PreparedCase(
         case.name,
         grid,
         tuple(
-            ObjectReport.of(case.name, name, placed, slices, one, float(mask.sum()) * voxel_mm3)
-            for name, slices, one, mask in zip(placed.objects, drawn, knowledge, masks, strict=True)
+            ObjectReport.of(case.name, name, placed, slices, one, float(mask.sum()) * voxel_mm3, there.gaps)
+            for name, slices, one, mask, there in zip(placed.objects, drawn, knowledge, masks, supervised, strict=True)
         ),
-        CaseSketch.of(case.name, placed),
-        known,
-        combinations,
-        voxel_counts,
+        _sketches(case.name, placed, [gap for one in supervised for gap in one.gaps]),
+        statuses,
+        count_statuses(labels, statuses) if settings.overlap == "regions" else Counter(),
         settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
-        case_fingerprint(image, masks, voxels, tuple(grid.spacing_mm_zyx)),
+        # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
+        bool(
+            (known_slices != known_slices[0]).any()
+            or settings.contour_sigma_mm
+            or any(one.gaps for one in supervised)
+            or any(one.partial.any() for one in knowledge)
+        ),
+        case_fingerprint(
+            image, masks, [contour_voxels(placed, name) for name in placed.objects], tuple(grid.spacing_mm_zyx)
+        ),
     )
+
+
+def _label_codes(
+    supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]], settings: ConversionSettings
+) -> tuple[npt.NDArray[Any], tuple[Status, ...]]:
+    """Make the label map of a case, or with regions the status of every voxel until the values are planned."""
+    if settings.overlap == "error":
+        exclude_conflicts(supervised, masks)
+    inside, known = [one.inside for one in supervised], [one.known for one in supervised]
+    if settings.overlap == "regions":
+        return combine(inside, known)
+    labels = label_map(inside, known)
+    for one in supervised:
+        if one.uncertain is not None:
+            labels[one.uncertain] = len(supervised) + 1
+    return labels, ()
+
+
+def _sketches(case: str, placed: PlacedContours, gaps: Sequence[Gap]) -> tuple[CaseSketch, ...]:
+    """Sketch a drawn slice, and one from the middle of the widest gap that was interpolated."""
+    drawn = CaseSketch.of(case, placed)
+    if not gaps:
+        return (drawn,)
+    widest = max(gaps, key=lambda gap: (gap.last - gap.first, -abs(gap.first - drawn.slice_index)))
+    return drawn, CaseSketch.of(case, placed, (widest.first + widest.last) // 2)
+
+
+def _shown(cases: Sequence[_PreparedCase]) -> list[CaseSketch]:
+    """Choose the sketches of the overview: all of as many cases as fit, spread evenly."""
+    count = min(OVERVIEW_ROWS // max(len(case.sketches) for case in cases), len(cases))
+    return [sketch for i in np.linspace(0, len(cases) - 1, count).round().astype(int) for sketch in cases[i].sketches]
 
 
 def _knowledge(
@@ -434,7 +500,7 @@ def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArra
 
 def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase]) -> LabelValues:
     """Choose the label values for the overlaps of all cases."""
-    counts = sum((case.voxel_counts for case in cases), Counter[tuple[Combination, Combination]]())
+    counts = sum((case.voxel_counts for case in cases), Counter[Status]())
     volumes_mm3 = [
         [case.reports[k].volume_mm3 for case in cases if case.reports[k].volume_mm3] or [0.0]
         for k in range(len(objects))
@@ -445,7 +511,7 @@ def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase]) -> Labe
 def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> bool:
     """Put the dataset's values into the label map of a case; return whether any voxel is ignored."""
     path = label_path(building, case.name)
-    labels = values.label_map(read_volume(path), case.combinations, case.known)
+    labels = values.label_map(read_volume(path), case.statuses)
     write_volume(path, labels, case.grid)
     return bool((labels == values.ignore).any())
 
@@ -457,6 +523,11 @@ def _plan(settings: ConversionSettings, fingerprints: Sequence[CaseFingerprint])
         chosen_mm = _one_each(settings.sigma_mm, len(sigma_mm))
         cutoff_mm = tuple(c / s * own for c, s, own in zip(cutoff_mm, sigma_mm, chosen_mm, strict=True))
         sigma_mm = chosen_mm
+    if settings.contour_sigma_mm:
+        # The contour that was meant lies about so far from the drawn one: one Gaussian blurred by another.
+        blurred_mm = tuple(float(np.hypot(own, settings.contour_sigma_mm)) for own in sigma_mm)
+        cutoff_mm = tuple(c / s * own for c, s, own in zip(cutoff_mm, sigma_mm, blurred_mm, strict=True))
+        sigma_mm = blurred_mm
     if settings.intensity_scale is not None:
         intensity_scale = _one_each(settings.intensity_scale, len(intensity_scale))
     return RelevanceSettings(
@@ -469,27 +540,47 @@ def _one_each(values: tuple[float, ...], count: int) -> tuple[float, ...]:
 
 
 def _write_relevance(
-    case: _PreparedCase, building: Path, planned: RelevanceSettings, num_channels: int, settings: ConversionSettings
+    case: _PreparedCase,
+    building: Path,
+    planned: RelevanceSettings,
+    num_channels: int,
+    relevance: Literal["per-object", "fused", "none"],
+    *,
+    has_confidence: bool,
 ) -> None:
-    """Write the relevance channels of a case behind its image channels."""
+    """Write the relevance channels of a case behind its image channels, and their confidence channels behind these."""
     image = np.stack([read_volume(image_path(building, case.name, channel)) for channel in range(num_channels)])
+    maps: Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = (
+        _object_maps(case, building, replace(planned, sigma_mm=(sigma_mm,), cutoff_mm=(cutoff_mm,)), image, k)
+        for k, (sigma_mm, cutoff_mm) in enumerate(zip(planned.sigma_mm, planned.cutoff_mm, strict=True))
+    )
+    num_maps = len(planned.sigma_mm)
+    if relevance == "fused":
+        # The largest of several is known where all of them are.
+        maps, num_maps = iter([reduce(lambda a, b: (fuse((a[0], b[0])), np.minimum(a[1], b[1])), maps)]), 1
     # nnU-Net crops to where any channel is not zero: the relevance must not widen that.
     empty = ~(image != 0).any(axis=0)
-    with np.load(_voxels_folder(building) / f"{case.name}.npz") as stored:
-        voxels = [stored[name] for name in stored.files]
-    fused = np.zeros(empty.shape, np.float32)
     # One object at a time: the maps of all objects of a large image would not fit into memory.
-    for k, (one, sigma_mm, cutoff_mm) in enumerate(zip(voxels, planned.sigma_mm, planned.cutoff_mm, strict=True)):
-        of_one = replace(planned, sigma_mm=(sigma_mm,), cutoff_mm=(cutoff_mm,))
-        (relevance,) = relevance_maps(image, [one], tuple(case.grid.spacing_mm_zyx), of_one)
-        relevance[empty] = 0
-        if settings.relevance == "per-object":
-            write_volume(image_path(building, case.name, num_channels + k), relevance, case.grid)
-        else:
-            fused = fuse((fused, relevance), "max")
-    if settings.relevance == "fused":
-        write_volume(image_path(building, case.name, num_channels), fused, case.grid)
+    for k, of_object in enumerate(maps):
+        for first, values in zip((num_channels, num_channels + num_maps), of_object, strict=True):
+            if first == num_channels or has_confidence:
+                values[empty] = 0
+                write_volume(image_path(building, case.name, first + k), values, case.grid)
 
 
-def _voxels_folder(building: Path) -> Path:
-    return building / "contour_voxels"
+def _object_maps(
+    case: _PreparedCase, building: Path, of_one: RelevanceSettings, image: npt.NDArray[Any], k: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the relevance of one object in one case, and the confidence in it."""
+    spacing_mm = tuple(case.grid.spacing_mm_zyx)
+    source = RelevanceSource.load(_source_path(building, case.name, k))
+    (relevance,) = relevance_maps(image, [source.contour_voxels], spacing_mm, of_one)
+    return relevance, source.confidence_map(image.shape[1:], spacing_mm, of_one.sigma_mm[0])
+
+
+def _sources_folder(building: Path) -> Path:
+    return building / "relevance_sources"
+
+
+def _source_path(building: Path, case: str, k: int) -> Path:
+    return _sources_folder(building) / f"{case}.{k}.npz"

@@ -189,6 +189,7 @@ def write_dataset_json(
     has_ignore: bool,
     num_cases: int,
     relevance_channels: Sequence[str],
+    has_confidence: bool,
     settings: dict[str, Any],
 ) -> None:
     """Write ``dataset.json``: nnU-Net's keys and the block ``"wsl"``.
@@ -209,10 +210,16 @@ def write_dataset_json(
         Number of training cases.
     relevance_channels : sequence of str
         The object of each relevance channel, or ``contract.FUSED``; they follow the image channels.
+    has_confidence : bool
+        Whether a confidence channel of each relevance channel follows.
     settings : dict
         What else repeats the conversion; goes into the block ``"wsl"``.
     """
-    channel_names = [*image_channels, *[RELEVANCE_CHANNEL_NAME] * len(relevance_channels)]
+    confidence_channels = relevance_channels if has_confidence else ()
+    targets = [*relevance_channels, *confidence_channels]
+    channel_names = [*image_channels, *[RELEVANCE_CHANNEL_NAME] * len(targets)]
+    numbered = {str(channel): text for channel, text in enumerate(targets, start=len(image_channels))}
+    num_relevance = len(relevance_channels)
     content = {
         "channel_names": {str(channel): text for channel, text in enumerate(channel_names)},
         "labels": values.dataset_labels(has_ignore=has_ignore),
@@ -224,9 +231,8 @@ def write_dataset_json(
         "wsl": {
             "format_version": FORMAT_VERSION,
             "package_version": __version__,
-            "relevance_channels": {
-                str(channel): text for channel, text in enumerate(relevance_channels, start=len(image_channels))
-            },
+            "relevance_channels": dict(list(numbered.items())[:num_relevance]),
+            "confidence_channels": dict(list(numbered.items())[num_relevance:]),
             **settings,
         },
     }

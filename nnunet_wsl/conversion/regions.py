@@ -21,6 +21,9 @@ MAX_VALUES = 254
 Combination = tuple[int, ...]
 """Indices of objects, ascending, from 0."""
 
+Status = tuple[Combination, Combination]
+"""The objects that a voxel lies inside of, and the others that are not known there."""
+
 
 @dataclass(frozen=True)
 class LabelValues:
@@ -53,7 +56,7 @@ class LabelValues:
     def of_combinations(
         cls,
         objects: Sequence[str],
-        counts: Mapping[tuple[Combination, Combination], int],
+        counts: Mapping[Status, int],
         volumes_mm3: Sequence[float],
     ) -> LabelValues:
         """Give a value to every combination that occurs.
@@ -63,8 +66,8 @@ class LabelValues:
         objects : sequence of str
             Names of the objects.
         counts : mapping of (combination, combination) to int
-            Number of voxels of all cases by the objects drawn around them and those not known there, see
-            :func:`count_combinations`.
+            Number of voxels of all cases by the objects that they lie inside of and those not known there, see
+            :func:`count_statuses`.
         volumes_mm3 : sequence of float
             Typical volume of each object; the larger is the outer one.
 
@@ -111,109 +114,98 @@ class LabelValues:
             labels[self.objects[k]] = values if len(values) > 1 else values[0]
         return labels | ({"ignore": self.ignore} if has_ignore else {})
 
-    def determined(self, drawn: Combination, unknown: Combination) -> int:
+    def determined(self, inside: Combination, unknown: Combination) -> int:
         """Return the value of a voxel: that of the one combination it can have, else ignore.
 
         Parameters
         ----------
-        drawn, unknown : tuple of int
-            The objects drawn around the voxel, and the others that are not known there.
+        inside, unknown : tuple of int
+            The objects around the voxel, and the others that are not known there.
         """
-        possible = _possible(drawn, unknown, [(), *self.combinations])
+        possible = _possible(inside, unknown, [(), *self.combinations])
         if len(possible) > 1:
             return self.ignore
         (combination,) = possible
         return self.combinations.index(combination) + 1 if combination else 0
 
-    def label_map(
-        self, codes: npt.NDArray[np.uint16], combinations: Sequence[Combination], known: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.uint8]:
+    def label_map(self, codes: npt.NDArray[np.uint16], statuses: Sequence[Status]) -> npt.NDArray[np.uint8]:
         """Make the label map of one case.
 
         Parameters
         ----------
         codes : ndarray of uint16, shape (z, y, x)
-            Index into ``combinations`` of the objects drawn around each voxel.
-        combinations : sequence of tuple of int
+            Index into ``statuses`` of each voxel.
+        statuses : sequence of (combination, combination)
             Of this case, see :func:`combine`.
-        known : ndarray of bool, shape (object, z)
-            Slices on which each object is known.
 
         Returns
         -------
         ndarray of uint8, shape (z, y, x)
         """
-        labels = np.empty(codes.shape, np.uint8)
-        for k, plane in enumerate(codes):
-            values = np.zeros(len(combinations), np.uint8)
-            for code in np.unique(plane).tolist():
-                drawn = combinations[code]
-                values[code] = self.determined(drawn, _unknown(drawn, known[:, k]))
-            labels[k] = values[plane]
-        return labels
+        values = np.zeros(len(statuses), np.uint8)
+        for code in np.unique(codes):
+            values[code] = self.determined(*statuses[code])
+        return np.asarray(values[codes])
 
 
-def combine(masks: Sequence[npt.NDArray[np.bool_]]) -> tuple[npt.NDArray[np.uint16], tuple[Combination, ...]]:
-    """Tell of every voxel the masks that contain it.
+def combine(
+    inside: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArray[np.bool_]]
+) -> tuple[npt.NDArray[np.uint16], tuple[Status, ...]]:
+    """Tell of every voxel the objects that it lies inside of, and the others that are not known there.
 
     Parameters
     ----------
-    masks : sequence of ndarray of bool, shape (z, y, x)
+    inside : sequence of K ndarray of bool, shape (z, y, x)
         One per object.
+    known : sequence of K ndarray of bool, shape (z, y, x)
+        Where each object is known.
 
     Returns
     -------
     ndarray of uint16, shape (z, y, x)
-        Index into the combinations.
-    tuple of tuple of int
-        Combinations of objects; not all of them need occur.
+        Index into the statuses.
+    tuple of (combination, combination)
+        The objects around a voxel, and the others that are not known there; not all of them need occur.
 
     Raises
     ------
     InputError
         If there are more than two bytes can count.
     """
-    codes = np.zeros(masks[0].shape, np.uint16)
-    combinations: list[Combination] = [()]
-    for k, mask in enumerate(masks):
-        inside = codes[mask]
-        present = np.unique(inside)
-        joined = np.zeros(len(combinations), np.uint16)
-        joined[present] = np.arange(len(combinations), len(combinations) + len(present))
-        codes[mask] = joined[inside]
-        combinations += [(*combinations[code], k) for code in present]
-        _check_number(combinations, np.iinfo(codes.dtype).max)
-    return codes, tuple(combinations)
+    codes = np.zeros(inside[0].shape, np.uint16)
+    statuses: list[Status] = [((), ())]
+    for k, (of_object, known_there) in enumerate(zip(inside, known, strict=True)):
+        for is_inside, where in ((True, of_object), (False, ~(of_object | known_there))):
+            before = codes[where]
+            present = np.unique(before)
+            joined = np.zeros(len(statuses), np.uint16)
+            joined[present] = np.arange(len(statuses), len(statuses) + len(present))
+            codes[where] = joined[before]
+            for code in present:
+                around, unknown = statuses[code]
+                statuses.append(((*around, k), unknown) if is_inside else (around, (*unknown, k)))
+            _check_number(statuses, np.iinfo(codes.dtype).max)
+    return codes, tuple(statuses)
 
 
-def count_combinations(
-    codes: npt.NDArray[np.uint16], combinations: Sequence[Combination], known: npt.NDArray[np.bool_]
-) -> Counter[tuple[Combination, Combination]]:
-    """Count the voxels of one case by the objects drawn around them and the others that are not known there.
+def count_statuses(codes: npt.NDArray[np.uint16], statuses: Sequence[Status]) -> Counter[Status]:
+    """Count the voxels of one case by their status.
 
     Parameters
     ----------
-    codes, combinations, known
+    codes, statuses
         As for :meth:`LabelValues.label_map`.
     """
-    counts: Counter[tuple[Combination, Combination]] = Counter()
-    for k, plane in enumerate(codes):
-        for code, count in zip(*(found.tolist() for found in np.unique(plane, return_counts=True)), strict=True):
-            drawn = combinations[code]
-            counts[drawn, _unknown(drawn, known[:, k])] += count
-    return counts
+    counts = np.bincount(codes.ravel(), minlength=len(statuses)).tolist()
+    return Counter({status: count for status, count in zip(statuses, counts, strict=True) if count})
 
 
-def _check_number(combinations: Sequence[Combination], most: int) -> None:
+def _check_number(combinations: Sequence[object], most: int) -> None:
     if len(combinations) > most:
         raise InputError(
             f"The objects overlap in {len(combinations)} combinations; expected at most {most}. "
             "Select fewer ROIs, or pass --overlap priority."
         )
-
-
-def _unknown(drawn: Combination, known_objects: npt.NDArray[np.bool_]) -> Combination:
-    return tuple(k for k in np.flatnonzero(~known_objects).tolist() if k not in drawn)
 
 
 def _possible(drawn: Combination, unknown: Combination, combinations: Iterable[Combination]) -> list[Combination]:
@@ -222,7 +214,7 @@ def _possible(drawn: Combination, unknown: Combination, combinations: Iterable[C
     return [c for c in combinations if set(drawn) <= set(c) <= most]
 
 
-def _occurring(counts: Collection[tuple[Combination, Combination]], num_objects: int) -> set[Combination]:
+def _occurring(counts: Collection[Status], num_objects: int) -> set[Combination]:
     """Return the combinations of voxels at which all objects are known, and what else the drawn objects need."""
     occurring = {drawn for drawn, unknown in counts if drawn and not unknown}
     unexplained = {drawn for drawn, unknown in counts if drawn and not _possible(drawn, unknown, occurring)}

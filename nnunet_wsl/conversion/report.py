@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 
 from nnunet_wsl.contours import PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
+from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, read_slice
 
 _LOG = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ _LOG = logging.getLogger(__name__)
 REPORT_FILE = "wsl_report.csv"
 OVERVIEW_FILE = "wsl_overview.png"
 
-OVERVIEW_CASES = 6
-"""Cases in the picture, spread evenly over the dataset."""
+OVERVIEW_ROWS = 6
+"""Slices in the picture, of cases spread evenly over the dataset."""
 
 _COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#bf5af2", "#64d2ff", "#ff9f0a", "#ac8e68")
 _IGNORE_COLOUR = "#8e8e93"
@@ -48,6 +49,11 @@ class ObjectReport:
         Usual distance between neighbouring drawn slices; 1 is a dense annotation.
     gaps : str
         Neighbouring drawn slices that are further apart, as ``12-15``.
+    interpolated_slices : int
+        Slices between known ones on which the object was interpolated.
+    gate_mm : float
+        Half the width of the band around the interpolated contours in which the interpolation is not sure; mean over
+        the gaps between known slices, 0 if there is none.
     volume_mm3 : float
         Volume inside the contours.
     clipped_contours : int
@@ -67,6 +73,8 @@ class ObjectReport:
     slices: int
     step: int
     gaps: str
+    interpolated_slices: int
+    gate_mm: float
     volume_mm3: float
     clipped_contours: int
     clipped_area_mm2: float
@@ -82,6 +90,7 @@ class ObjectReport:
         drawn: npt.NDArray[np.integer],
         knowledge: SliceKnowledge,
         volume_mm3: float,
+        interpolated: Sequence[Gap] = (),
     ) -> ObjectReport:
         """Summarise the contours of one object."""
         sources = {contour.source for contour in placed.contours if contour.object == object_name}
@@ -96,6 +105,8 @@ class ObjectReport:
             slices=len(knowledge.known),
             step=knowledge.step,
             gaps=" ".join(f"{before}-{after}" for before, after in knowledge.gaps),
+            interpolated_slices=sum(gap.last - gap.first - 1 for gap in interpolated),
+            gate_mm=round(float(np.mean([gap.gate_mm() for gap in interpolated])), 2) if interpolated else 0.0,
             volume_mm3=round(volume_mm3, 1),
             clipped_contours=sum(clipping.contours for clipping in clippings),
             clipped_area_mm2=round(sum(clipping.area_mm2 for clipping in clippings), 1),
@@ -113,7 +124,7 @@ class CaseSketch:
     case : str
         Name of the case.
     slice_index : int
-        Of the slices with contours of the most objects, the middle one.
+        The slice.
     polylines : tuple of (int, ndarray)
         Label value and the points of each contour on that slice, continuous voxel index (y, x).
     size_mm_yx, spacing_mm_yx : tuple of 2 float
@@ -127,25 +138,26 @@ class CaseSketch:
     spacing_mm_yx: tuple[float, float]
 
     @classmethod
-    def of(cls, case: str, placed: PlacedContours) -> CaseSketch:
-        """Choose the slice of a case."""
+    def of(cls, case: str, placed: PlacedContours, slice_index: int | None = None) -> CaseSketch:
+        """Sketch a slice of a case; without one, of the slices with contours of the most objects, the middle one."""
         objects_on: dict[int, set[str]] = {}
         for contour in placed.contours:
             objects_on.setdefault(contour.slice_index, set()).add(contour.object)
         most = max(map(len, objects_on.values()), default=0)
         fullest = sorted(k for k, objects in objects_on.items() if len(objects) == most)
         middle = fullest[len(fullest) // 2] if fullest else 0
+        shown = middle if slice_index is None else slice_index
         (_, height, width), (_, spacing_y_mm, spacing_x_mm) = placed.grid.shape_zyx, placed.grid.spacing_mm_zyx
         return cls(
             case=case,
-            slice_index=middle,
+            slice_index=shown,
             polylines=tuple(
                 (
                     placed.objects.index(contour.object) + 1,
                     contour.points_yx_vox[[*range(len(contour.points_yx_vox)), *([0] if contour.closed else [])]],
                 )
                 for contour in placed.contours
-                if contour.slice_index == middle
+                if contour.slice_index == shown
             ),
             size_mm_yx=(float(height * spacing_y_mm), float(width * spacing_x_mm)),
             spacing_mm_yx=(float(spacing_y_mm), float(spacing_x_mm)),
@@ -226,11 +238,13 @@ def draw_overview(
     titles = ["image and contours", "label map"]
     titles += ["relevance"] if has_relevance else []
     titles += ["prediction"] if predictions else []
-    count = min(OVERVIEW_CASES, len(sketches))
+    count = min(OVERVIEW_ROWS, len(sketches))
     chosen = [sketches[i] for i in np.linspace(0, len(sketches) - 1, count).round().astype(int)]
     colours = [*itertools.islice(itertools.cycle(_COLOURS), len(objects)), _IGNORE_COLOUR]
     shown = range(len(objects)) if shown is None else shown
-    overlay = np.array([(0, 0, 0, 0), *(to_rgba(colours[k], alpha=0.5) for k in (*shown, -1))])
+    # Ignored voxels nearly hide the image: grey on grey would not be seen.
+    values = [*(to_rgba(colours[k], alpha=0.5) for k in shown), to_rgba(colours[-1], alpha=0.85)]
+    overlay = np.array([(0, 0, 0, 0), *values])
     heights = [float(np.clip(3.4 * s.size_mm_yx[0] / s.size_mm_yx[1], 1, 5)) for s in chosen]
     figure = Figure(figsize=(3.4 * len(titles), sum(heights) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)

@@ -47,15 +47,15 @@ VOXEL_DIFFERENCES: dict[str, VoxelDifference] = {
 def relevance_sub_differences(
     logits: torch.Tensor,
     relevance: torch.Tensor,
-    valid: torch.Tensor | None = None,
+    confidence: torch.Tensor | None = None,
     voxel_difference: VoxelDifference = smooth_l1,
 ) -> torch.Tensor:
     """Sub-difference of each object: how far predicted and sample relevance are apart.
 
-    The sub-difference is the mean of two averages over the valid voxels of the batch: the plain one, and the one
-    weighted by the sample relevance. The second keeps the few voxels near the contour from drowning in the many
-    zeros far from it; both are averages, so that large objects do not outweigh small ones. A batch that holds less
-    than one voxel's worth of relevance of an object counts less in the second.
+    The sub-difference is the mean of two averages over the voxels of the batch, weighted by the confidence: the plain
+    one, and the one weighted by the sample relevance too. The second keeps the few voxels near the contour from
+    drowning in the many zeros far from it; both are averages, so that large objects do not outweigh small ones. A batch
+    that holds less than one voxel's worth of an average counts less in it.
 
     Parameters
     ----------
@@ -63,52 +63,61 @@ def relevance_sub_differences(
         Predicted relevance before the sigmoid, (B, R, *spatial).
     relevance : torch.Tensor
         Sample relevance in [0, 1], same shape.
-    valid : torch.Tensor, optional
-        (B, 1, *spatial) bool, False where the annotation says nothing. Every voxel by default.
+    confidence : torch.Tensor, optional
+        (B, R, *spatial) or (B, 1, *spatial) in [0, 1], 0 where the annotation says nothing. 1 by default.
     voxel_difference : callable
         Difference per voxel of logits and relevance.
 
     Returns
     -------
     torch.Tensor
-        (R,) float32; zero for an object without a valid voxel.
+        (R,) float32; zero for an object of which nothing is known.
     """
     difference = voxel_difference(logits.float(), relevance.float())
-    weight = relevance.float()
-    if valid is None:
-        valid = torch.ones_like(relevance[:, :1], dtype=torch.bool)
     axes = [0, *range(2, logits.ndim)]
-    # where, not a product: an invalid voxel must not contribute even if its value is not finite.
-    plain = torch.where(valid, difference, 0).sum(axes) / valid.sum().clamp(min=1)
-    near = torch.where(valid, weight * difference, 0).sum(axes)
-    near = near / torch.where(valid, weight, 0).sum(axes).clamp(min=1)
-    return (plain + near) / 2
+    if confidence is None:
+        confidence = torch.ones_like(relevance[:, :1])
+    weight = confidence.float()
+    # where, not a product: a voxel of which nothing is known must not contribute even if its value is not finite.
+    known = weight > 0
+    near = torch.where(known, weight * relevance, 0)
+    difference = torch.where(known, difference, 0)
+    return (
+        (weight * difference).sum(axes) / weight.sum(axes).clamp(min=1)
+        + (near * difference).sum(axes) / near.sum(axes).clamp(min=1)
+    ) / 2
 
 
-def downsample_relevance(relevance: torch.Tensor, valid: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor:
-    """Average the sample relevance over the valid voxels of each coarser voxel.
+def downsample_relevance(
+    relevance: torch.Tensor, confidence: torch.Tensor | None, shape: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Average the sample relevance over the voxels of each coarser voxel, weighted by their confidence.
 
     Parameters
     ----------
     relevance : torch.Tensor
         (B, R, *spatial).
-    valid : torch.Tensor or None
-        (B, 1, *spatial) bool; None if every voxel is valid.
+    confidence : torch.Tensor or None
+        (B, R, *spatial) or (B, 1, *spatial); None if it is 1 everywhere.
     shape : sequence of int
         Spatial shape of the result.
 
     Returns
     -------
-    torch.Tensor
-        (B, R, *shape); zero where no fine voxel is valid.
+    relevance : torch.Tensor
+        (B, R, *shape); zero where nothing is known of any fine voxel.
+    confidence : torch.Tensor or None
+        The average of the fine voxels'.
     """
     if tuple(relevance.shape[2:]) == tuple(shape):
-        return relevance
+        return relevance, confidence
     relevance = relevance.float()
-    if valid is None:
-        return _block_average(relevance, shape)
-    known = _block_average(valid.float(), shape)
-    return _block_average(torch.where(valid, relevance, 0), shape) / known.clamp(min=1e-6)
+    if confidence is None:
+        return _block_average(relevance, shape), None
+    weight = confidence.float()
+    coarse = _block_average(weight, shape)
+    known = _block_average(torch.where(weight > 0, weight * relevance, 0), shape)
+    return known / coarse.clamp(min=1e-6), coarse
 
 
 def _block_average(maps: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -130,8 +139,9 @@ class CombinedLoss(nn.Module):
         difference shares.
     num_relevance : int
         R, the number of relevance maps.
-    valid_voxels : callable
-        Gives the bool mask (B, 1, *spatial) of a level's segmentation target, or None if all is known.
+    known_voxels : callable
+        Gives the bool mask (B, 1, *spatial) of a segmentation target, or None if all is known. It stands in for the
+        confidence in the relevance where the target has none.
     relevance_weight : float
         Lambda, the weight of the first difference.
     mask_weight : float
@@ -144,7 +154,7 @@ class CombinedLoss(nn.Module):
         self,
         second_difference: nn.Module,
         num_relevance: int,
-        valid_voxels: Callable[[torch.Tensor], torch.Tensor | None],
+        known_voxels: Callable[[torch.Tensor], torch.Tensor | None],
         relevance_weight: float = 1.0,
         mask_weight: float = 1.0,
         voxel_difference: VoxelDifference = smooth_l1,
@@ -152,7 +162,7 @@ class CombinedLoss(nn.Module):
         super().__init__()
         self.second_difference = second_difference
         self.num_relevance = num_relevance
-        self.valid_voxels = valid_voxels
+        self.known_voxels = known_voxels
         self.relevance_weight = relevance_weight
         self.mask_weight = mask_weight
         self.voxel_difference = voxel_difference
@@ -167,29 +177,35 @@ class CombinedLoss(nn.Module):
         output : list of torch.Tensor
             Segmentation logits of every level, then relevance logits of every level.
         target : list of torch.Tensor
-            Segmentation target of every level, then the sample relevance at full resolution.
+            Segmentation target of every level, then at full resolution the R maps of the sample relevance, and behind
+            them the R maps of the confidence in it, if there are any.
         """
         levels = len(output) // 2
-        masks, relevance = target[:levels], target[levels]
+        masks = target[:levels]
+        relevance, confidence = self._sample(target[levels], masks[0])
         if isinstance(self.second_difference, DeepSupervisionWrapper):
             weights = self.second_difference.weight_factors
             second = self.second_difference(output[:levels], masks)
         else:
             weights = (1.0,)
             second = self.second_difference(output[0], masks[0])
-        valid = self.valid_voxels(masks[0])
         subs = torch.zeros(self.num_relevance, device=relevance.device)
-        for weight, logits, mask in zip(weights, output[levels:], masks, strict=True):
+        for weight, logits in zip(weights, output[levels:], strict=True):
             if weight:
-                sample = downsample_relevance(relevance, valid, logits.shape[2:])
-                level_valid = self.valid_voxels(mask)
-                subs = subs + weight * relevance_sub_differences(logits, sample, level_valid, self.voxel_difference)
+                sample = downsample_relevance(relevance, confidence, logits.shape[2:])
+                subs = subs + weight * relevance_sub_differences(logits, *sample, self.voxel_difference)
         first = subs.mean()
         batch = torch.cat([first[None], second.reshape(1), subs]).detach()
         self._sums = batch if self._sums is None else self._sums + batch
         self._batches += 1
         loss: torch.Tensor = self.mask_weight * second + self.relevance_weight * first
         return loss
+
+    def _sample(self, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the sample relevance and the confidence in it."""
+        if maps.shape[1] == 2 * self.num_relevance:
+            return maps[:, : self.num_relevance], maps[:, self.num_relevance :]
+        return maps, self.known_voxels(mask)
 
     def take_averages(self) -> np.ndarray:
         """Return the averages since the last call, and start anew.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch import nn
@@ -103,25 +104,29 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
         """Return nnU-Net's training transforms, with relevance moved along."""
-        transforms = super().get_training_transforms(*args, **kwargs)
-        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels, self.fuse_objects)
+        return self._with_relevance(super().get_training_transforms(*args, **kwargs))
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
         """Return nnU-Net's validation transforms, with relevance moved along."""
-        transforms = super().get_validation_transforms(*args, **kwargs)
-        return RelevanceTransform(transforms, self.relevance_channels.num_image_channels, self.fuse_objects)
+        return self._with_relevance(super().get_validation_transforms(*args, **kwargs))
+
+    def _with_relevance(self, transforms: BasicTransform) -> RelevanceTransform:
+        channels = self.relevance_channels
+        return RelevanceTransform(
+            transforms, channels.num_image_channels, len(channels.objects) if self.fuse_objects else None
+        )
 
     def _build_loss(self) -> CombinedLoss:
         return CombinedLoss(
             super()._build_loss(),
             len(self.relevance_objects),
-            self._valid_voxels,
+            self._known_voxels,
             relevance_weight=self.relevance_weight,
             mask_weight=self.mask_weight,
             voxel_difference=VOXEL_DIFFERENCES[self.voxel_difference],
         )
 
-    def _valid_voxels(self, segmentation: torch.Tensor) -> torch.Tensor | None:
+    def _known_voxels(self, segmentation: torch.Tensor) -> torch.Tensor | None:
         """Bool mask (B, 1, *spatial) of the voxels that the annotation determines; None if all are."""
         if not self.label_manager.has_ignore_label:
             return None

@@ -11,24 +11,24 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 class RelevanceTransform(BasicTransform):  # type: ignore[misc]
     """Take the relevance channels off the image, run nnU-Net's transforms, and append relevance to the target.
 
-    The relevance channels travel as batchgeneratorsv2's regression target: spatial transforms move them together
-    with the image, intensity transforms leave them alone.
+    The relevance channels, with the confidence channels behind them if there are any, travel as batchgeneratorsv2's
+    regression target: spatial transforms move them together with the image, intensity transforms leave them alone.
 
     Parameters
     ----------
     transforms : BasicTransform
         nnU-Net's own transforms for image and segmentation.
     num_image_channels : int
-        Channels of the incoming image that are image; the rest is relevance.
-    fuse : bool
-        Whether to fuse the relevance of all objects into one map, their maximum.
+        Channels of the incoming image that are image; the rest is relevance and confidence.
+    fuse : int, optional
+        Fuse the relevance of so many objects into one map, their maximum; the confidence in it is their minimum.
     """
 
-    def __init__(self, transforms: BasicTransform, num_image_channels: int, fuse: bool = False) -> None:
+    def __init__(self, transforms: BasicTransform, num_image_channels: int, fuse: int | None = None) -> None:
         super().__init__()
-        self.fuse = fuse
         self.transforms = transforms
         self.num_image_channels = num_image_channels
+        self.fuse = fuse
 
     def apply(self, data_dict: dict[str, Any], **_params: Any) -> dict[str, Any]:
         """Transform one sample.
@@ -44,7 +44,8 @@ class RelevanceTransform(BasicTransform):  # type: ignore[misc]
         -------
         dict
             ``image`` (C, *spatial) and ``segmentation``: the list of nnU-Net's segmentation targets (one per
-            deep supervision level), then one float tensor (R, *spatial) of relevance in [0, 1].
+            deep supervision level), then one float tensor of relevance in [0, 1], (R, *spatial), or with the confidence
+            in it (2 R, *spatial).
         """
         image = data_dict["image"]
         data_dict["image"] = image[: self.num_image_channels]
@@ -52,8 +53,9 @@ class RelevanceTransform(BasicTransform):  # type: ignore[misc]
         data_dict = self.transforms(**data_dict)
         # Resampling in preprocessing is cubic and can leave [0, 1].
         relevance: torch.Tensor = data_dict.pop("regression_target").clamp(0, 1)
-        if self.fuse:
-            relevance = relevance.amax(0, keepdim=True)
+        if self.fuse is not None:
+            sample, *confidence = torch.split(relevance, self.fuse)
+            relevance = torch.stack([sample.amax(0), *(maps.amin(0) for maps in confidence)])
         segmentation = data_dict["segmentation"]
         levels = segmentation if isinstance(segmentation, list) else [segmentation]
         data_dict["segmentation"] = [*levels, relevance]

@@ -32,6 +32,7 @@ K, U = True, False
 def test_slice_knowledge(rule, drawn, known, step, gaps):
     found = slice_knowledge(np.array(drawn, np.int64), 7, rule)
     assert found.known.tolist() == known
+    assert not found.partial.any()
     assert (found.step, found.gaps) == (step, gaps)
 
 
@@ -40,6 +41,7 @@ def test_a_slice_with_an_open_contour_is_drawn_but_not_known(rule):
     found = slice_knowledge(np.array([1, 2, 3]), 7, rule, open_slices=[2])
     outside = rule != "contoured"
     assert found.known.tolist() == [outside, K, U, K, outside, outside, outside]
+    assert np.flatnonzero(found.partial).tolist() == [2]
     assert (found.step, found.gaps) == (1, ())
 
 
@@ -62,6 +64,7 @@ def test_listed_slices_are_the_known_ones():
     """What is drawn on slice 3 is not said to be complete; the contour on slice 5 is open."""
     found = slice_knowledge(np.array([1, 3, 5]), 7, "all", [5], listed=[0, 1, 5], margin=1)
     assert found.known.tolist() == [K, K, U, U, U, U, U]
+    assert np.flatnonzero(found.partial).tolist() == [3, 5]
     assert (found.step, found.gaps) == (2, ())
 
 
@@ -82,7 +85,8 @@ def test_label_map_truth_table():
     in_b[:4, 2, [1, 2]] = True
     known_a = np.array([K, U, K, U, K])
     known_b = np.array([K, K, U, U, K])
-    labels = label_map([in_a, in_b], np.array([known_a, known_b]))
+    known = [np.broadcast_to(of_object[:, None, None], (5, 7, 11)) for of_object in (known_a, known_b)]
+    labels = label_map([in_a, in_b], known)
     assert labels.dtype == np.uint8
     assert labels[:, 2, :4].tolist() == [
         [1, 2, 1, 0],

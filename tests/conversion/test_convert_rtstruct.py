@@ -149,14 +149,17 @@ def test_dataset_json(source, raw):
     }
     settings = block.pop("relevance_settings")
     assert block == {
-        "format_version": 1,
+        "format_version": 2,
         "package_version": __version__,
         "relevance_channels": {"1": "right", "2": "left"},
+        "confidence_channels": {},
         "objects": ["right", "left"],
         "fusion": None,
         "annotated": "auto",
         "annotated_file": None,
         "annotated_margin": 0,
+        "between": "ignore",
+        "contour_sigma_mm": 0.0,
         "missing": "error",
         "overlap": "error",
         "outside": "error",
@@ -313,6 +316,76 @@ def test_a_label_that_no_case_has(source, raw):
 def test_a_negative_margin(source, raw):
     write_patient(source / "ann")
     assert "--annotated-margin -1" in only_problem_of(source, raw, settings=ConversionSettings(annotated_margin=-1))
+
+
+def test_relevance_of_an_object_that_is_unknown_inside_another_one_has_no_confidence(source, raw):
+    """A is known on slices 0, 2 and 4 only, B everywhere: inside B on slice 1 the mask is known, A's relevance not."""
+    rois = {"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {key: [BESIDE_YX] for key in (0, 1)}}
+    write_patient(source / "ann", rois=rois)
+    target = convert_rtstruct(source, 501, "Test")
+    block = json.loads((target / "dataset.json").read_text())["wsl"]
+    assert block["confidence_channels"] == {"3": "A", "4": "B"}
+    image, of_a, of_b = (read(target / "imagesTr" / f"ann_rs_{channel:04d}.nii.gz") for channel in (0, 3, 4))
+    in_image = image != 0
+    np.testing.assert_array_equal(of_b, in_image)
+    assert (of_a[1:4:2] == 0).all()
+    np.testing.assert_array_equal(of_a[::2], in_image[::2])
+
+
+@pytest.mark.parametrize(("between", "overlap"), [("gated", "error"), ("interpolate", "regions")])
+def test_slices_between_from_the_interpolation(source, raw, between, overlap):
+    """Two objects on slices 0 and 4; the hand-derived truth of one object is in test_supervision."""
+    write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}}, volume=np.full(SHAPE_ZYX, 7))
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between=between, overlap=overlap))
+    labels = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert (labels[:, 3, COLUMNS] == 1).all()
+    assert (labels[:, 0] == 0).all()
+    gate = labels[1:4, [1, 2, 4, 5], COLUMNS]
+    if between == "gated":
+        assert (gate == 2).all()
+    else:
+        assert (gate[:, 1:3] == 1).all()
+        assert (gate[:, ::3] == 0).all()
+    content = json.loads((target / "dataset.json").read_text())
+    assert content["wsl"]["between"] == between
+    assert content["wsl"]["confidence_channels"] == {"2": "A"}
+    assert ("ignore" in content["labels"]) == (between == "gated")
+    relevance = read(target / "imagesTr" / "ann_rs_0001.nii.gz")
+    assert (relevance[2, 2, COLUMNS] == 1).all()  # on the interpolated contour
+    with (target / "wsl_report.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["interpolated_slices"], row["gate_mm"]) == ("3", "0.34")
+
+
+@pytest.mark.parametrize("overlap", ["error", "priority", "regions"])
+def test_uncertain_contours_widen_relevance_and_leave_their_surroundings_ignored(source, raw, overlap):
+    write_patient(source / "ann")
+    settings = ConversionSettings(contour_sigma_mm=0.6, sigma_mm=(0.8,), overlap=overlap)
+    target = convert_rtstruct(source, 501, "Test", settings=settings)
+    expected = np.zeros(SHAPE_ZYX, np.uint8)
+    expected[1:4, 1:6, COLUMNS] = expected[1:4, ROWS, 2:9] = 2
+    expected[1:4, 3, 4:7] = 1
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
+    settings_used = json.loads((target / "dataset.json").read_text())["wsl"]["relevance_settings"]
+    assert settings_used["sigma_mm"] == pytest.approx([1.0])
+    assert settings_used["cutoff_mm"] == pytest.approx([3.0])
+    confidence = read(target / "imagesTr" / "ann_rs_0002.nii.gz")
+    np.testing.assert_array_equal(confidence, read(target / "imagesTr" / "ann_rs_0000.nii.gz") != 0)
+
+
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
+def test_an_uncertainty_that_is_no_distance(source, raw, value):
+    write_patient(source / "ann")
+    with pytest.raises(InputError, match=r"--contour-sigma-mm .* is no distance"):
+        convert_rtstruct(source, 501, "Test", settings=ConversionSettings(contour_sigma_mm=value))
+
+
+def test_fused_relevance_is_as_sure_as_the_least_known_object(source, raw):
+    rois = {"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {key: [BESIDE_YX] for key in (0, 1)}}
+    write_patient(source / "ann", rois=rois)
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="fused"))
+    assert json.loads((target / "dataset.json").read_text())["wsl"]["confidence_channels"] == {"2": "fused"}
+    assert read(target / "imagesTr" / "ann_rs_0002.nii.gz").any(axis=(1, 2)).tolist() == [True, False] * 2 + [True]
 
 
 def test_open_contours_leave_their_slice_ignored(source, raw):

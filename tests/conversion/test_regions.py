@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_wsl.conversion.annotation import label_map
-from nnunet_wsl.conversion.regions import LabelValues, combine, count_combinations
+from nnunet_wsl.conversion.regions import LabelValues, combine, count_statuses
 from nnunet_wsl.errors import InputError
 
 K, U = True, False
@@ -32,10 +32,15 @@ def truth_table():
 
 
 def values_of(masks, known, volumes_mm3=(10, 100, 50)):
-    codes, combinations = combine(masks)
-    counts = count_combinations(codes, combinations, known)
-    values = LabelValues.of_combinations(["A", "B", "C"][: len(masks)], counts, volumes_mm3[: len(masks)])
-    return values, values.label_map(codes, combinations, known)
+    codes, statuses = combine(masks, voxelwise(known, masks))
+    values = LabelValues.of_combinations(
+        ["A", "B", "C"][: len(masks)], count_statuses(codes, statuses), volumes_mm3[: len(masks)]
+    )
+    return values, values.label_map(codes, statuses)
+
+
+def voxelwise(known, masks):
+    return [np.broadcast_to(of_object[:, None, None], mask.shape) for of_object, mask in zip(known, masks, strict=True)]
 
 
 def test_truth_table():
@@ -112,14 +117,17 @@ masks_and_knowledge = st.tuples(
 
 
 @given(masks_and_knowledge)
-def test_every_voxel_has_its_combination(case):
+def test_every_voxel_has_its_status(case):
     masks, known = case
-    codes, combinations = combine(masks)
+    codes, statuses = combine(masks, voxelwise(known, masks))
     for voxel in np.ndindex(codes.shape):
-        assert combinations[codes[voxel]] == tuple(k for k in range(3) if masks[(k, *voxel)])
-    counts = count_combinations(codes, combinations, known)
+        assert statuses[codes[voxel]] == (
+            tuple(k for k in range(3) if masks[(k, *voxel)]),
+            tuple(k for k in range(3) if not masks[(k, *voxel)] and not known[k, voxel[0]]),
+        )
+    counts = count_statuses(codes, statuses)
+    assert all(counts[status] == np.count_nonzero(codes == code) for code, status in enumerate(statuses))
     assert sum(counts.values()) == codes.size
-    assert all(not set(drawn) & set(unknown) for drawn, unknown in counts)
 
 
 @given(masks_and_knowledge)
@@ -145,4 +153,4 @@ def test_without_overlap_the_labels_are_the_plain_ones(case):
     masks[2] &= ~masks[0] & ~masks[1]
     values, labels = values_of(masks, known)
     assert values.combinations == ((0,), (1,), (2,))
-    np.testing.assert_array_equal(labels, label_map(masks, known))
+    np.testing.assert_array_equal(labels, label_map(masks, voxelwise(known, masks)))

@@ -86,10 +86,49 @@ def test_large_and_small_objects_count_alike():
 def test_downsampling_averages_the_valid_voxels():
     relevance = torch.tensor([[1.0, 0.0, 0.5, 0.3], [0.6, 0.2, 0.9, 0.9]]).reshape(1, 1, 2, 4)
     valid = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]]).bool().reshape(1, 1, 2, 4)
-    torch.testing.assert_close(downsample_relevance(relevance, None, (1, 2)).flatten(), torch.tensor([0.45, 0.65]))
-    torch.testing.assert_close(downsample_relevance(relevance, valid, (1, 2)).flatten(), torch.tensor([1.6 / 3, 0.3]))
-    nothing = torch.zeros_like(valid)
-    assert (downsample_relevance(relevance, nothing, (1, 2)) == 0).all()
+    coarse, nothing_to_say = downsample_relevance(relevance, None, (1, 2))
+    torch.testing.assert_close(coarse.flatten(), torch.tensor([0.45, 0.65]))
+    assert nothing_to_say is None
+    coarse, confidence = downsample_relevance(relevance, valid, (1, 2))
+    torch.testing.assert_close(coarse.flatten(), torch.tensor([1.6 / 3, 0.3]))
+    torch.testing.assert_close(confidence.flatten(), torch.tensor([0.75, 0.25]))
+    coarse, confidence = downsample_relevance(relevance, torch.zeros_like(valid), (1, 2))
+    assert (coarse == 0).all()
+    assert (confidence == 0).all()
+
+
+def test_downsampling_weighs_by_the_confidence_of_each_object():
+    relevance = torch.tensor([[1.0, 0.5], [0.2, 0.6]]).reshape(1, 2, 1, 2)
+    confidence = torch.tensor([[0.25, 0.75], [1.0, 0.0]]).reshape(1, 2, 1, 2)
+    coarse, of_coarse = downsample_relevance(relevance, confidence, (1, 1))
+    torch.testing.assert_close(coarse.flatten(), torch.tensor([0.25 + 0.375, 0.2]))
+    torch.testing.assert_close(of_coarse.flatten(), torch.tensor([0.5, 0.5]))
+
+
+def test_sub_difference_with_confidence_by_hand():
+    """Smooth L1 of 0.125 on the contour of confidence 1/2, of 0.02 far away with 1; nothing is known of the third."""
+    relevance = torch.tensor([1.0, 0.0, 0.7]).reshape(1, 1, 1, 3)
+    logits = torch.tensor([0.0, logit(0.2), 9.0]).reshape(1, 1, 1, 3)
+    confidence = torch.tensor([0.5, 1.0, 0.0]).reshape(1, 1, 1, 3)
+    plain = (0.5 * 0.125 + 0.02) / 1.5
+    near = 0.5 * 0.125 / 1  # less than one voxel's worth of relevance counts as one
+    assert relevance_sub_differences(logits, relevance, confidence).item() == pytest.approx((plain + near) / 2)
+
+
+def test_confidence_maps_replace_the_mask_of_ignored_voxels():
+    """Object 1 is known in the left voxel only, object 2 in the right one only; the label map would ignore both."""
+    logits, relevance = torch.randn(1, 2, 1, 2), torch.rand(1, 2, 1, 2)
+    confidence = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).reshape(1, 2, 1, 2)
+    loss = CombinedLoss(SumLoss(), 2, lambda mask: torch.zeros_like(mask, dtype=torch.bool))
+    mask = torch.zeros(1, 1, 1, 2)
+    loss([torch.zeros(1, 2, 1, 2), logits], [mask, torch.cat([relevance, confidence], 1)])
+    first, _, *subs = loss.take_averages()
+    difference = VOXEL_DIFFERENCES["smooth_l1"](logits, relevance)[0, :, 0]
+    near = (difference * relevance[0, :, 0]).diagonal()
+    np.testing.assert_allclose(subs, (difference.diagonal() + near) / 2, rtol=1e-5)
+    assert first == pytest.approx(np.mean(subs))
+    loss([torch.zeros(1, 2, 1, 2), logits], [mask, relevance])
+    assert loss.take_averages()[0] == 0
 
 
 class SumLoss(nn.Module):
@@ -141,4 +180,4 @@ def test_downsampling_is_torchs_adaptive_pooling(factors, seed):
     fine = [n * f for n, f in zip(coarse, factors, strict=True)]
     relevance = torch.rand((2, 2, *fine), generator=torch.Generator().manual_seed(seed))
     pool = nn.functional.adaptive_avg_pool3d if len(fine) == 3 else nn.functional.adaptive_avg_pool2d
-    torch.testing.assert_close(downsample_relevance(relevance, None, coarse), pool(relevance, coarse))
+    torch.testing.assert_close(downsample_relevance(relevance, None, coarse)[0], pool(relevance, coarse))

@@ -70,3 +70,16 @@ def test_overshoot_of_resampling_is_clipped():
     mask, relevance = sample["segmentation"]
     assert mask.shape == (1, 1, 1)
     torch.testing.assert_close(relevance.flatten(), torch.tensor([0.0, 0.4, 1.0]))
+
+
+def test_fused_relevance_is_the_maximum_and_its_confidence_the_minimum():
+    class Nothing(BasicTransform):
+        def __call__(self, **data):
+            return data
+
+    image = torch.tensor([0.5, 0.2, 0.7, 1.0, 0.4]).reshape(5, 1, 1)
+    segmentation = torch.zeros(1, 1, 1)
+    with_confidence = RelevanceTransform(Nothing(), 1, fuse=2)(image=image, segmentation=segmentation)
+    assert with_confidence["segmentation"][-1].flatten().tolist() == pytest.approx([0.7, 0.4])
+    without = RelevanceTransform(Nothing(), 1, fuse=2)(image=image[:3], segmentation=segmentation)
+    assert without["segmentation"][-1].flatten().tolist() == pytest.approx([0.7])

@@ -1,0 +1,263 @@
+"""What the annotation of one object says at every voxel: of the mask, and of the relevance.
+
+Contours determine the mask on known slices. Between them an interpolation may stand in for contours that nobody drew,
+as far as it is sure. The relevance has a confidence: 1 on known slices, less where the contours that it was measured to
+may not be the only ones, 0 where nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_wsl.contours import Grid, PlacedContour, PlacedContours, contour_voxels
+from nnunet_wsl.conversion.annotation import SliceKnowledge
+from nnunet_wsl.conversion.between import Gap, Interpolation, interpolate
+from nnunet_wsl.relevance import boundary_voxels, nearest_contour, polyline_distance
+
+Between = Literal["ignore", "gated", "interpolate"]
+"""Slices between known ones: nothing is supervised; what the interpolation is sure of; or all of it."""
+
+BETWEEN_RULES: tuple[Between, ...] = get_args(Between)
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectSupervision:
+    """What is supervised of the mask of one object in one case, see `supervise`.
+
+    Parameters
+    ----------
+    inside : ndarray of bool, shape (z, y, x)
+        Voxels that are known to be inside its contours.
+    known : ndarray of bool, shape (z, y, x)
+        Voxels of which it is known whether they are.
+    uncertain : ndarray of bool, shape (z, y, x), or None
+        Voxels within the annotator's uncertainty of a contour.
+    gaps : tuple of Gap
+        Between slices that were interpolated.
+    """
+
+    inside: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_]
+    uncertain: npt.NDArray[np.bool_] | None
+    gaps: tuple[Gap, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RelevanceSource:
+    """What the relevance of one object in one case is made from, and how far it can be trusted.
+
+    Parameters
+    ----------
+    contour_voxels : ndarray of int32, shape (N, 3)
+        Voxels (z, y, x) that the contours pass through, those of interpolated contours included.
+    ends : ndarray of bool, shape (N,)
+        Which of them are ends of open contours.
+    confidence : ndarray of float32, shape (z, 1, 1) or (z, y, x)
+        In the relevance, but for partial slices.
+    partial_slices : tuple of int
+        Slices with contours that may not be all there are.
+    """
+
+    contour_voxels: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.bool_]
+    confidence: npt.NDArray[np.float32]
+    partial_slices: tuple[int, ...]
+
+    def with_interpolation(self, found: Interpolation, knowledge: SliceKnowledge) -> RelevanceSource:
+        """Add interpolated contours, and the confidence that the interpolation has."""
+        drawn = np.zeros(len(knowledge.known), np.bool_)
+        drawn[self.contour_voxels[:, 0]] = True
+        outline = boundary_voxels(found.mask)
+        outline[knowledge.known | drawn] = False
+        added = np.argwhere(outline).astype(np.int32)
+        voxels = np.concatenate([self.contour_voxels, added])
+        order = np.lexsort(voxels.T[::-1])
+        ends = np.concatenate([self.ends, np.zeros(len(added), np.bool_)])
+        # Half sure is not sure at all: where the contour runs, nobody knows on which side of it a voxel lies.
+        confidence = np.abs(2 * found.probability - 1)
+        confidence[knowledge.known] = 1
+        return RelevanceSource(voxels[order], ends[order], confidence, self.partial_slices)
+
+    def save(self, path: Path) -> None:
+        """Write everything to an ``.npz`` file."""
+        np.savez_compressed(
+            path,
+            contour_voxels=self.contour_voxels,
+            ends=self.ends,
+            confidence=self.confidence.astype(np.float16),
+            partial_slices=np.array(self.partial_slices, np.int64),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> RelevanceSource:
+        """Read what `save` wrote; the confidence is rounded to half precision."""
+        with np.load(path) as stored:
+            return cls(
+                stored["contour_voxels"],
+                stored["ends"],
+                stored["confidence"].astype(np.float32),
+                tuple(stored["partial_slices"].tolist()),
+            )
+
+    def confidence_map(
+        self, shape_zyx: Sequence[int], spacing_mm_zyx: Sequence[float], sigma_mm: float
+    ) -> npt.NDArray[np.float32]:
+        """Return the confidence in the relevance at every voxel.
+
+        Parameters
+        ----------
+        shape_zyx : sequence of int
+            Shape of the image.
+        spacing_mm_zyx : sequence of float
+            Distance of neighbouring voxels along each axis.
+        sigma_mm : float
+            Scale of the object's relevance.
+
+        Returns
+        -------
+        ndarray of float32, shape (z, y, x)
+            In [0, 1].
+
+        Notes
+        -----
+        On a partial slice the confidence is exp(-d^2 / (2 sigma_mm^2)) with d the distance in the slice to the contours
+        that are drawn there: the further away, the more likely another part of the contour is nearer. It is 0 where
+        the end of an open contour is nearest, beyond which the contour goes on.
+        """
+        confidence = np.broadcast_to(self.confidence, tuple(shape_zyx)).copy()
+        for k in self.partial_slices:
+            on_slice = self.contour_voxels[:, 0] == k
+            voxels_yx, ends = self.contour_voxels[on_slice, 1:], self.ends[on_slice]
+            distance_mm, nearest_yx = nearest_contour(voxels_yx, tuple(spacing_mm_zyx[1:]), shape=shape_zyx[1:])
+            is_end = np.zeros(tuple(shape_zyx[1:]), np.bool_)
+            is_end[tuple(voxels_yx[ends].T)] = True
+            beyond = is_end[tuple(nearest_yx)] & (distance_mm > 0)
+            confidence[k] = np.where(beyond, 0, np.exp(-0.5 * (distance_mm / np.float32(sigma_mm)) ** 2))
+        return confidence
+
+
+def supervise(
+    placed: PlacedContours,
+    name: str,
+    mask: npt.NDArray[np.bool_],
+    knowledge: SliceKnowledge,
+    image: npt.NDArray[Any],
+    *,
+    between: Between = "ignore",
+    contour_sigma_mm: float = 0.0,
+) -> tuple[ObjectSupervision, RelevanceSource]:
+    """Tell what is supervised of one object.
+
+    Parameters
+    ----------
+    placed : PlacedContours
+        Contours of the case.
+    name : str
+        The object.
+    mask : ndarray of bool, shape (z, y, x)
+        The inside of its contours.
+    knowledge : SliceKnowledge
+        On which slices it is known.
+    image : ndarray, shape (channel, z, y, x)
+        The image channels, which tell about the slices between.
+    between : {"ignore", "gated", "interpolate"}
+        What the slices between known ones become.
+    contour_sigma_mm : float
+        Uncertainty of the drawn contours' position: voxels this near to one, in its slice, are not known.
+
+    Returns
+    -------
+    ObjectSupervision
+        Of the mask.
+    RelevanceSource
+        What the relevance is made from.
+    """
+    voxels = contour_voxels(placed, name)
+    source = RelevanceSource(
+        voxels,
+        _open_ends(placed, name, voxels),
+        np.where(knowledge.known, np.float32(1), np.float32(0))[:, None, None],
+        tuple(np.flatnonzero(knowledge.partial).tolist()),
+    )
+    inside = mask
+    known = np.broadcast_to(knowledge.known[:, None, None], mask.shape)
+    gaps: tuple[Gap, ...] = ()
+    if between != "ignore":
+        found = interpolate(mask, knowledge.known, tuple(placed.grid.spacing_mm_zyx), image)
+        gaps = found.gaps
+        if gaps:
+            inside, known = _with_interpolation(mask, knowledge, found, between)
+            source = source.with_interpolation(found, knowledge)
+    uncertain = None
+    if contour_sigma_mm:
+        uncertain = _near_contours(placed, name, contour_sigma_mm)
+        inside, known = inside & ~uncertain, known & ~uncertain
+    return ObjectSupervision(inside, known, uncertain, gaps), source
+
+
+def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]]) -> None:
+    """Make interpolations that contradict each other unknown, where objects are not to overlap; in place.
+
+    Parameters
+    ----------
+    supervised : sequence of ObjectSupervision
+        All objects of a case.
+    masks : sequence of ndarray of bool, shape (z, y, x)
+        The inside of their drawn contours, which always counts.
+    """
+    if not any(one.gaps for one in supervised):
+        return
+    count = np.zeros(masks[0].shape, np.uint8)
+    for one in supervised:
+        count += one.inside
+    conflict = count > 1
+    for one, mask in zip(supervised, masks, strict=True):
+        if one.gaps:
+            here = conflict & one.inside & ~mask
+            one.inside[here] = False
+            one.known[here] = False
+
+
+def _with_interpolation(
+    mask: npt.NDArray[np.bool_], knowledge: SliceKnowledge, found: Interpolation, between: Between
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return where the object is, and where that is known, with the slices between known ones."""
+    slices = np.flatnonzero(knowledge.known)
+    undrawn = ~knowledge.known
+    undrawn[: slices[0]] = undrawn[slices[-1] :] = False
+    sure = found.confident() if between == "gated" else np.ones(mask.shape, np.bool_)
+    inside = mask.copy()
+    inside[undrawn] |= (found.mask & sure)[undrawn]
+    known = np.zeros(mask.shape, np.bool_)
+    known[knowledge.known] = True
+    known[undrawn] = sure[undrawn]
+    return inside, known
+
+
+def _open_ends(placed: PlacedContours, name: str, voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Tell which contour voxels are the ends of open contours: those nearest to their first and last points."""
+    ends = np.zeros(len(voxels), np.bool_)
+    for k, contours in placed.of(name).items():
+        on_slice = np.flatnonzero(voxels[:, 0] == k)
+        for contour in contours:
+            if len(on_slice) and not contour.closed:
+                for point_yx in contour.points_yx_vox[[0, -1]]:
+                    apart = ((voxels[on_slice, 1:] - point_yx) ** 2).sum(axis=1)
+                    ends[on_slice[apart.argmin()]] = True
+    return ends
+
+
+def _near_contours(placed: PlacedContours, name: str, radius_mm: float) -> npt.NDArray[np.bool_]:
+    """Voxels at most so far from a contour of the object, within the contour's slice."""
+    grid: Grid = placed.grid
+    contours: list[PlacedContour] = [contour for contour in placed.contours if contour.object == name]
+    distance_mm = polyline_distance(
+        contours, grid.shape_zyx, tuple(grid.spacing_mm_zyx), cutoff_mm=radius_mm, search="slice"
+    )
+    return np.asarray(np.isfinite(distance_mm))
