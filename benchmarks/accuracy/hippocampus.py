@@ -15,6 +15,7 @@ The defaults are a small network and a small budget for a CPU. nnU-Net's full se
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -24,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from study import Arm, Budget, collect_curves, environment, plan, save, shrink, train
+from study import Arm, Budget, collect_curves, compare, environment, plan, save, shrink, train
 
 from nnunet_wsl.conversion import ConversionSettings, Simulation, convert_masks
 from nnunet_wsl.evaluation import evaluate_folders
@@ -57,21 +59,52 @@ class Labelling:
     settings: ConversionSettings = field(default_factory=ConversionSettings)
 
 
-_STOCK = ConversionSettings(relevance="none")
 LABELLINGS = {
-    "Dense": Labelling(601, settings=_STOCK),
+    "Dense": Labelling(601, settings=ConversionSettings(relevance="none")),
     "DenseRelevance": Labelling(602),
-    "Every5": Labelling(611, 5, _STOCK),
+    "DenseBoth": Labelling(603, settings=ConversionSettings(relevance_mode="both")),
+    "Every5": Labelling(611, 5, ConversionSettings(relevance="none")),
     "Every5Relevance": Labelling(612, 5),
+    "Every5Gated": Labelling(621, 5, ConversionSettings(relevance="none", between="gated")),
+    "Every5GatedRelevance": Labelling(622, 5, ConversionSettings(between="gated")),
+    "Every5Full": Labelling(631, 5, ConversionSettings(relevance="none", between="interpolate")),
+    "Every5FullRelevance": Labelling(632, 5, ConversionSettings(between="interpolate")),
 }
 
 ARMS = {
-    "dense-stock": Arm("every slice drawn: stock", "StudyStock", "Dense"),
-    "dense-wsl": Arm("every slice drawn: WSL", "StudyWSL", "DenseRelevance"),
-    "every5-stock": Arm("every 5th slice, rest ignored: stock", "StudyStock", "Every5"),
-    "every5-wsl": Arm("every 5th slice, rest ignored: WSL", "StudyWSL", "Every5Relevance"),
+    "dense-stock": Arm("every slice: stock", "StudyStock", "Dense"),
+    "dense-wsl": Arm("every slice: WSL", "StudyWSL", "DenseRelevance"),
+    "every5-stock": Arm("every 5th, ignored between: stock", "StudyStock", "Every5"),
+    "every5-wsl": Arm("every 5th, ignored between: WSL", "StudyWSL", "Every5Relevance"),
+    "gated-stock": Arm("every 5th, gated: stock", "StudyStock", "Every5Gated"),
+    "gated-wsl": Arm("every 5th, gated: WSL", "StudyWSL", "Every5GatedRelevance"),
+    "interpolated-stock": Arm("every 5th, interpolated: stock", "StudyStock", "Every5Full"),
+    "interpolated-wsl": Arm("every 5th, interpolated: WSL", "StudyWSL", "Every5FullRelevance"),
+    "dense-weight0.3": Arm("every slice: WSL, lambda 0.3", "StudyWSLWeight03", "DenseRelevance"),
+    "dense-weight3": Arm("every slice: WSL, lambda 3", "StudyWSLWeight3", "DenseRelevance"),
+    "dense-squared": Arm("every slice: WSL, squared error", "StudyWSLSquaredError", "DenseRelevance"),
+    "dense-entropy": Arm("every slice: WSL, cross-entropy", "StudyWSLCrossEntropy", "DenseRelevance"),
+    "dense-fused": Arm("every slice: WSL, one fused map", "StudyWSLFused", "DenseRelevance"),
+    "dense-both": Arm("every slice: WSL, distance and intensity", "StudyWSL", "DenseBoth"),
 }
 """By name; here the dataset of an arm is the name of its labelling."""
+
+MAIN_ARMS = tuple(ARMS)[:8]
+
+COMPARISONS = (
+    ("dense-stock", "dense-wsl"),
+    ("every5-stock", "every5-wsl"),
+    ("gated-stock", "gated-wsl"),
+    ("interpolated-stock", "interpolated-wsl"),
+    ("every5-stock", "gated-stock"),
+    ("every5-wsl", "gated-wsl"),
+    ("interpolated-stock", "gated-stock"),
+    ("interpolated-wsl", "gated-wsl"),
+    ("dense-stock", "gated-wsl"),
+    ("dense-wsl", "gated-wsl"),
+    *(("dense-wsl", name) for name in tuple(ARMS)[8:]),
+)
+"""Which arms are compared, where both were run; decided before the runs."""
 
 
 def main() -> None:
@@ -80,9 +113,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="datasets, models and logs go here")
     parser.add_argument("--name", default="hippocampus", help="of the file in results/ (default: %(default)s)")
     parser.add_argument("--title", default="Hippocampus, simulated contours", help="of the section in the docs")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=MAIN_ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=50, help="per epoch")
     parser.add_argument("--train-cases", type=int, default=20)
     parser.add_argument("--val-cases", type=int, default=10)
@@ -129,12 +162,17 @@ def main() -> None:
                 batch_size=args.batch_size,
             )  # fmt: skip
         arms[name] = Arm(ARMS[name].name, ARMS[name].trainer, dataset)
-        share_drawn[name] = round(1 / LABELLINGS[labelling].every, 4)
+        share_drawn[name] = _share_drawn(work, dataset, training)
 
     # What the command line of the machine that ran it needs to repeat the study, without its folders.
     command = shlex.join(["python", "benchmarks/accuracy/hippocampus.py", "DATA", *_options(sys.argv[1:], args)])
-    notes = {
+    notes: dict[str, Any] = {
         "title": args.title,
+        "description": (
+            f"Medical Segmentation Decathlon, Task04: contours drawn by the simulator around dense masks of "
+            f"{len(training)} training cases; {len(test)} other cases with dense truth are the test, and decided "
+            f"nothing. {_network_text(args)}"
+        ),
         "network": {
             "features": args.features or "planned",
             "patch_zyx": args.patch or "planned",
@@ -162,7 +200,30 @@ def main() -> None:
                 }
             )
             print(f"{name}, seed {seed}: " + ", ".join(f"{m} {_mean(scores[m]):.3f}" for m in scores), flush=True)
+            done = {run["arm"] for run in runs}
+            notes["comparisons"] = [
+                compare(runs, *pair, metric)
+                for pair in COMPARISONS
+                if done.issuperset(pair)
+                for metric in SCORES.values()
+            ]
             save(args.name, command, budget, runs, notes)
+
+
+def _network_text(args: argparse.Namespace) -> str:
+    """What of nnU-Net's plan and training was changed."""
+    changes = []
+    if args.features:
+        changes.append(f"{len(args.features)} stages of {', '.join(map(str, args.features))} features")
+    if args.patch:
+        changes.append(f"patches of {' x '.join(map(str, args.patch))} voxels")
+    if args.batch_size:
+        changes.append(f"batches of {args.batch_size}")
+    if args.optimiser == "adam":
+        changes.append("AdamW at 0.001 as in nnUNetTrainerAdam1en3")
+    if not args.mirror:
+        changes.append("no mirroring in prediction")
+    return f"Other than nnU-Net's own: {'; '.join(changes)}." if changes else "All settings are nnU-Net's own."
 
 
 def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
@@ -202,6 +263,17 @@ def _prepare(work: Path, name: str, training: list[str], validation: list[str]) 
     splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
     splits.write_text(json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
     return dataset
+
+
+def _share_drawn(work: Path, dataset: str, training: list[str]) -> float:
+    """Share of the slices of the training cases that show an object on which it was drawn."""
+    shown = 0
+    for case in training:
+        label_map = sitk.GetArrayFromImage(sitk.ReadImage(work / "development" / "labels" / f"{case}{FILE_ENDING}"))
+        shown += sum(int((label_map == value).any(axis=(1, 2)).sum()) for value in LABELS.values())
+    with (work / "nnUNet_raw" / dataset / "wsl_report.csv").open(newline="") as file:
+        drawn = sum(int(row["drawn_slices"]) for row in csv.DictReader(file) if row["case"] in training)
+    return round(drawn / shown, 4)
 
 
 def _test(work: Path, fold: Path, *, mirror: bool, device: str) -> dict[str, dict[str, dict[str, float | None]]]:

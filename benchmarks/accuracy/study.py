@@ -12,12 +12,16 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+
+from nnunet_wsl.evaluation import bootstrap_interval, paired_p_value
 
 ROOT = Path(__file__).parents[2]
 TRAINERS = Path(__file__).parent / "trainers"
@@ -197,6 +201,59 @@ def collect_curves(fold: Path) -> dict[str, list[float]]:
         for key, values in logged.items()
         if values and not isinstance(values[0], list) and "timestamps" not in key
     }
+
+
+def pooled(runs: list[dict[str, Any]], arm: str, metric: str) -> dict[str, float]:
+    """Value of a metric for each case: the mean over labels, then over the seeds of the arm.
+
+    Labels for which it is undefined are left out; a case without any is not in the result.
+    """
+    scores = [run["scores"][metric] for run in runs if run["arm"] == arm]
+    means = {}
+    for case in scores[0]:
+        values = [_mean(seed[case].values()) for seed in scores]
+        if not any(np.isnan(values)):
+            means[case] = float(np.mean(values))
+    return means
+
+
+def seed_means(runs: list[dict[str, Any]], arm: str, metric: str) -> dict[int, float]:
+    """Mean of a metric over cases and labels, by seed."""
+    return {
+        run["seed"]: _mean(_mean(labels.values()) for labels in run["scores"][metric].values())
+        for run in runs
+        if run["arm"] == arm
+    }
+
+
+def compare(runs: list[dict[str, Any]], arm_a: str, arm_b: str, metric: str) -> dict[str, Any]:
+    """Compare two arms over the same cases; each case counts once, with its mean over the seeds.
+
+    Returns
+    -------
+    dict
+        Mean difference B - A with its 95 % bootstrap interval over cases, p of the two-sided Wilcoxon signed-rank test,
+        and the difference of each seed that both have.
+    """
+    a, b = pooled(runs, arm_a, metric), pooled(runs, arm_b, metric)
+    differences = np.array([b[case] - a[case] for case in a if case in b])
+    by_seed_a, by_seed_b = seed_means(runs, arm_a, metric), seed_means(runs, arm_b, metric)
+    low, high = bootstrap_interval(differences)
+    return {
+        "a": arm_a,
+        "b": arm_b,
+        "metric": metric,
+        "cases": len(differences),
+        "difference": float(differences.mean()),
+        "interval": [low, high],
+        "p": paired_p_value(differences),
+        "by_seed": {str(seed): by_seed_b[seed] - by_seed_a[seed] for seed in by_seed_a if seed in by_seed_b},
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    defined = [value for value in values if value is not None and not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], notes: dict[str, Any]) -> Path:

@@ -66,3 +66,33 @@ class StudyStock(Study, nnUNetTrainer):  # type: ignore[misc]
 
 class StudyWSL(Study, WSLTrainer):
     """The package's default trainer."""
+
+
+class StudyWSLWeight03(StudyWSL):
+    """Less weight on the relevance."""
+
+    relevance_weight = 0.3
+
+
+class StudyWSLWeight3(StudyWSL):
+    """More weight on the relevance."""
+
+    relevance_weight = 3.0
+
+
+class StudyWSLSquaredError(StudyWSL):
+    """Another form of the first difference."""
+
+    voxel_difference = "squared_error"
+
+
+class StudyWSLCrossEntropy(StudyWSL):
+    """Another form of the first difference."""
+
+    voxel_difference = "cross_entropy"
+
+
+class StudyWSLFused(StudyWSL):
+    """One relevance map for all objects."""
+
+    fuse_objects = True
