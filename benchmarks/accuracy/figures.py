@@ -54,9 +54,10 @@ def table(study: dict[str, Any]) -> str:
             spread = f" ± {means.std(ddof=1):.{digits}f}" if len(means) > 1 else ""
             cells.append(f"{means.mean():.{digits}f}{spread}")
         drawn = f"{run['share_drawn']:.0%}" if "share_drawn" in run else "all"
-        seeds = ", ".join(str(seed) for seed in seed_means(runs, arm, "dice"))
-        dice = pooled(runs, arm, "dice").values()
-        rows.append(f"| {title_of(run)} | {drawn} | {seeds} | {len(dice)} | {' | '.join(cells)} | {min(dice):.3f} |")
+        seeds = seed_means(runs, arm, "dice")
+        dice = pooled(runs, arm, "dice", seeds).values()
+        cells = [title_of(run), drawn, ", ".join(map(str, seeds)), str(len(dice)), *cells, f"{min(dice):.3f}"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -103,22 +104,28 @@ def curves(study: dict[str, Any], path: Path) -> None:
 
 
 def effort(study: dict[str, Any], path: Path) -> None:
-    """Dice of the test cases against the share of the slices that was drawn."""
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    """Dice of the test cases against the share of the slices that was drawn; seeds as small marks."""
+    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    runs = study["runs"]
-    for colour, (arm, run) in zip(cycle(COLOURS), arms_of(study).items(), strict=False):
+    runs, arms = study["runs"], arms_of(study)
+    shares = sorted({run["share_drawn"] for run in arms.values()})
+    for colour, (arm, run) in zip(cycle(COLOURS), arms.items(), strict=False):
         means = np.array(list(seed_means(runs, arm, "dice").values()))
-        share = 100 * run["share_drawn"]
+        # Arms with the same slices stand side by side.
+        beside = [name for name, other in arms.items() if other["share_drawn"] == run["share_drawn"]]
+        x = 100 * run["share_drawn"] + 3 * (beside.index(arm) - (len(beside) - 1) / 2)
         marker = "o" if "WSL" in title_of(run) else "s"
-        axes.scatter([share] * len(means), means, marker=marker, s=14, color=colour, alpha=0.5)
-        axes.scatter(share, means.mean(), marker=marker, s=70, color=colour, label=title_of(run))
-    axes.set_xlabel("slices drawn, % of those that show an object")
+        axes.scatter([x] * len(means), means, marker=marker, s=12, color=colour, alpha=0.6)
+        axes.scatter(x, means.mean(), marker=marker, s=70, color=colour, label=title_of(run))
+        if run["share_drawn"] == max(shares):
+            axes.axhline(means.mean(), color=colour, linestyle=":", linewidth=1)
+    axes.set_xticks([100 * share for share in shares], [f"{share:.0%}" for share in shares])
+    axes.set_xlabel("slices drawn, of those that show an object")
     axes.set_ylabel("Dice, mean over test cases")
-    axes.set_xlim(0, 105)
+    axes.set_xlim(0, 115)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 

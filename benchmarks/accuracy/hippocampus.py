@@ -28,7 +28,7 @@ from typing import Any
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from study import Arm, Budget, collect_curves, compare, environment, plan, save, shrink, train
+from study import Arm, Budget, collect_curves, compare, environment, is_trained, plan, save, shrink, train
 
 from nnunet_wsl.conversion import ConversionSettings, Simulation, convert_masks
 from nnunet_wsl.evaluation import evaluate_folders
@@ -135,6 +135,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="mirror the test cases in prediction, as nnU-Net does")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--finished-only", action="store_true", help="train nothing: write the results there are")
     args = parser.parse_args()
     work = args.work.resolve()
     os.environ.update(environment(work))
@@ -186,6 +187,8 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     for seed in budget.seeds:
         for name, arm in arms.items():
+            if args.finished_only and not is_trained(work, arm, budget, seed):
+                continue
             fold = train(work, arm, budget, seed)
             scores = _test(work, fold, mirror=args.mirror, device=args.device)
             runs.append(
@@ -228,7 +231,7 @@ def _network_text(args: argparse.Namespace) -> str:
 
 def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
     """The options of the command line, with a placeholder for the folder of this machine."""
-    options = [option for option in argv if option != str(args.data)]
+    options = [option for option in argv if option not in (str(args.data), "--finished-only")]
     return ["FOLDER" if option == str(args.work) else option for option in options]
 
 

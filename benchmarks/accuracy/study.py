@@ -12,7 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from nnunet_wsl.evaluation import bootstrap_interval, paired_p_value
 ROOT = Path(__file__).parents[2]
 TRAINERS = Path(__file__).parent / "trainers"
 RESULTS = Path(__file__).parent / "results"
+_TRAINED = "trained"
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,28 @@ def shrink(
 
 def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
     """Train one arm with one seed, from its latest checkpoint if there is one; return its fold's folder."""
-    variables = environment(work, budget, seed)
-    model = Path(variables["nnUNet_results"]) / arm.dataset / f"{arm.trainer}__nnUNetPlans__{budget.configuration}"
-    fold = model / f"fold_{budget.fold}"
+    fold = _fold(work, arm, budget, seed)
     command = ["nnUNetv2_train", arm.dataset, budget.configuration, str(budget.fold), "-tr", arm.trainer]
     command += ["-device", budget.device]
-    log = work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
-    finished = fold / ("validation/summary.json" if budget.validate else "trained")
-    if not finished.exists():
-        run(command + (["--c"] if list(fold.glob("checkpoint_*.pth")) else []), variables, log)
+    if not is_trained(work, arm, budget, seed):
+        log = work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
+        resume = ["--c"] if list(fold.glob("checkpoint_*.pth")) else []
+        run(command + resume, environment(work, budget, seed), log)
         if not budget.validate:
-            finished.touch()
+            (fold / _TRAINED).touch()
     return fold
+
+
+def is_trained(work: Path, arm: Arm, budget: Budget, seed: int) -> bool:
+    """Whether there is nothing left to train."""
+    finished = "validation/summary.json" if budget.validate else _TRAINED
+    return (_fold(work, arm, budget, seed) / finished).exists()
+
+
+def _fold(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
+    results = Path(environment(work, budget, seed)["nnUNet_results"])
+    model = results / arm.dataset / f"{arm.trainer}__nnUNetPlans__{budget.configuration}"
+    return model / f"fold_{budget.fold}"
 
 
 def collect(fold: Path) -> dict[str, Any]:
@@ -203,12 +214,12 @@ def collect_curves(fold: Path) -> dict[str, list[float]]:
     }
 
 
-def pooled(runs: list[dict[str, Any]], arm: str, metric: str) -> dict[str, float]:
-    """Value of a metric for each case: the mean over labels, then over the seeds of the arm.
+def pooled(runs: list[dict[str, Any]], arm: str, metric: str, seeds: Collection[int]) -> dict[str, float]:
+    """Value of a metric for each case: the mean over labels, then over the seeds.
 
     Labels for which it is undefined are left out; a case without any is not in the result.
     """
-    scores = [run["scores"][metric] for run in runs if run["arm"] == arm]
+    scores = [run["scores"][metric] for run in runs if run["arm"] == arm and run["seed"] in seeds]
     means = {}
     for case in scores[0]:
         values = [_mean(seed[case].values()) for seed in scores]
@@ -227,17 +238,18 @@ def seed_means(runs: list[dict[str, Any]], arm: str, metric: str) -> dict[int, f
 
 
 def compare(runs: list[dict[str, Any]], arm_a: str, arm_b: str, metric: str) -> dict[str, Any]:
-    """Compare two arms over the same cases; each case counts once, with its mean over the seeds.
+    """Compare two arms over the same cases; each case counts once, with its mean over the seeds that both have.
 
     Returns
     -------
     dict
         Mean difference B - A with its 95 % bootstrap interval over cases, p of the two-sided Wilcoxon signed-rank test,
-        and the difference of each seed that both have.
+        and the difference of each seed.
     """
-    a, b = pooled(runs, arm_a, metric), pooled(runs, arm_b, metric)
-    differences = np.array([b[case] - a[case] for case in a if case in b])
     by_seed_a, by_seed_b = seed_means(runs, arm_a, metric), seed_means(runs, arm_b, metric)
+    seeds = sorted(by_seed_a.keys() & by_seed_b.keys())
+    a, b = pooled(runs, arm_a, metric, seeds), pooled(runs, arm_b, metric, seeds)
+    differences = np.array([b[case] - a[case] for case in a if case in b])
     low, high = bootstrap_interval(differences)
     return {
         "a": arm_a,
@@ -247,7 +259,7 @@ def compare(runs: list[dict[str, Any]], arm_a: str, arm_b: str, metric: str) -> 
         "difference": float(differences.mean()),
         "interval": [low, high],
         "p": paired_p_value(differences),
-        "by_seed": {str(seed): by_seed_b[seed] - by_seed_a[seed] for seed in by_seed_a if seed in by_seed_b},
+        "by_seed": {str(seed): by_seed_b[seed] - by_seed_a[seed] for seed in seeds},
     }
 
 
