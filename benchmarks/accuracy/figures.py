@@ -62,21 +62,21 @@ def table(study: dict[str, Any]) -> str:
 
 
 def comparisons(study: dict[str, Any]) -> str:
-    """One row per pair of arms: differences of Dice and NSD, and whether all seeds agree."""
+    """One row per pair of arms: differences of Dice and NSD, and those of Dice by seed."""
     titles = {arm: title_of(run) for arm, run in arms_of(study).items()}
     found = {(c["a"], c["b"], c["metric"]): c for c in study["comparisons"]}
     rows = [
-        "| B | against A | Dice, B - A | p | NSD, B - A | p | seeds with B ahead (Dice, NSD) |",
+        "| B | against A | Dice, B - A | p | NSD, B - A | p | Dice, by seed |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for a, b in dict.fromkeys((c["a"], c["b"]) for c in study["comparisons"]):
-        cells, ahead = [], []
+        cells = [titles[b], titles[a]]
         for metric in ("dice", "nsd"):
             c = found[a, b, metric]
             low, high = c["interval"]
             cells += [f"{c['difference']:+.3f} ({low:+.3f} to {high:+.3f})", f"{c['p']:.2g}"]
-            ahead.append(f"{sum(value > 0 for value in c['by_seed'].values())} of {len(c['by_seed'])}")
-        rows.append(f"| {titles[b]} | {titles[a]} | {' | '.join(cells)} | {', '.join(ahead)} |")
+        cells.append(", ".join(f"{value:+.3f}" for value in found[a, b, "dice"]["by_seed"].values()))
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -95,7 +95,7 @@ def curves(study: dict[str, Any], path: Path) -> None:
             if len(values) > 1:
                 axes.plot(epochs, values.T, color=colour, linewidth=0.5, alpha=0.6)
     loss.set_title("second difference (mask loss), training patches")
-    dice.set_title("pseudo Dice, validation patches")
+    dice.set_title("pseudo Dice, supervised voxels of validation patches")
     for axes in (loss, dice):
         axes.set_xlabel(f"epoch of {study['budget']['iterations_per_epoch']} iterations")
         axes.grid(alpha=0.3)
@@ -171,7 +171,8 @@ def section(path: Path) -> str:
         lines += [
             "",
             "Paired over cases, each with its mean over seeds and labels; in brackets the 95 % bootstrap interval over "
-            "cases; p of the two-sided Wilcoxon signed-rank test, not corrected for the number of rows.",
+            "cases; p of the two-sided Wilcoxon signed-rank test, not corrected for the number of rows. Both speak of the "
+            "networks that were trained; what another seed would do, the last column shows.",
             "",
             comparisons(study),
         ]
