@@ -171,8 +171,8 @@ def section(path: Path) -> str:
         lines += [
             "",
             "Paired over cases, each with its mean over seeds and labels; in brackets the 95 % bootstrap interval over "
-            "cases; p of the two-sided Wilcoxon signed-rank test, not corrected for the number of rows. Both speak of the "
-            "networks that were trained; what another seed would do, the last column shows.",
+            "cases; p of the two-sided Wilcoxon signed-rank test, not corrected for the number of rows. Both "
+            "speak of the networks that were trained; what another seed would do, the last column shows.",
             "",
             comparisons(study),
         ]

@@ -279,7 +279,9 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
         "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch", "numpy")},
         "hardware": {"machine": platform.machine(), "cores": usable_cores(), "device": budget.device},
         **notes,
-        "runs": runs,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    head = json.dumps(content, indent=1).removesuffix("\n}")
+    # One line per run: scores of all cases on lines of their own would fill a book.
+    lines = ",\n  ".join(json.dumps(run) for run in runs)
+    path.write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
     return path
