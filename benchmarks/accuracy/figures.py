@@ -8,68 +8,149 @@ Rewrites the part of the page between its two markers, and the pictures that it 
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from study import pooled, seed_means
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "evidence.md"
 BEGIN, END = "<!-- results: written by benchmarks/accuracy/figures.py -->", "<!-- end of results -->"
 
+COLOURS = ("#868e96", "#0a6cff", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#e8a200", "#0b7285")
+METRICS = {"dice": ("Dice", 3), "nsd": ("NSD", 3), "hd95_mm": ("HD95, mm", 2), "assd_mm": ("ASSD, mm", 2)}
 
-def case_means(run: dict[str, Any]) -> np.ndarray:
-    """Dice of each case, mean over its labels; NaN where neither mask has the label."""
-    return np.array([np.nanmean(list(case.values())) for case in run["dice"].values()])
+
+def arms_of(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The first run of each arm, by the arm's name, in the order of the study."""
+    arms: dict[str, dict[str, Any]] = {}
+    for run in study["runs"]:
+        arms.setdefault(run["arm"], run)
+    return arms
+
+
+def title_of(run: dict[str, Any]) -> str:
+    return str(run.get("title", run["arm"]))
 
 
 def table(study: dict[str, Any]) -> str:
-    """One row per run."""
+    """One row per arm: means over cases, and their spread over seeds."""
+    runs = study["runs"]
+    metrics = {key: METRICS[key] for key in METRICS if key in runs[0]["scores"]}
+    names = [f"{name} at {study['tolerance_mm']:g} mm" if key == "nsd" else name for key, (name, _) in metrics.items()]
     rows = [
-        "| trainer | seed | cases | mean Dice | median | worst case |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| arm | drawn | seeds | cases | {' | '.join(names)} | worst case, Dice |",
+        "| --- " * (len(names) + 5) + "|",
     ]
-    for run in study["runs"]:
-        dice = case_means(run)
-        rows.append(
-            f"| {run['arm']} | {run['seed']} | {len(dice)} | {dice.mean():.3f} | {np.median(dice):.3f} | "
-            f"{dice.min():.3f} |"
-        )
+    for arm, run in arms_of(study).items():
+        cells = []
+        for key, (_, digits) in metrics.items():
+            means = np.array(list(seed_means(runs, arm, key).values()))
+            spread = f" ± {means.std(ddof=1):.{digits}f}" if len(means) > 1 else ""
+            cells.append(f"{means.mean():.{digits}f}{spread}")
+        drawn = f"{run['share_drawn']:.0%}" if "share_drawn" in run else "all"
+        seeds = seed_means(runs, arm, "dice")
+        dice = pooled(runs, arm, "dice", seeds).values()
+        cells = [title_of(run), drawn, ", ".join(map(str, seeds)), str(len(dice)), *cells, f"{min(dice):.3f}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def comparisons(study: dict[str, Any]) -> str:
+    """One row per pair of arms: differences of Dice and NSD, and those of Dice by seed."""
+    titles = {arm: title_of(run) for arm, run in arms_of(study).items()}
+    found = {(c["a"], c["b"], c["metric"]): c for c in study["comparisons"]}
+    rows = [
+        "| B | against A | Dice, B - A | p | NSD, B - A | p | Dice, by seed |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for a, b in dict.fromkeys((c["a"], c["b"]) for c in study["comparisons"]):
+        cells = [titles[b], titles[a]]
+        for metric in ("dice", "nsd"):
+            c = found[a, b, metric]
+            low, high = c["interval"]
+            cells += [f"{c['difference']:+.3f} ({low:+.3f} to {high:+.3f})", f"{c['p']:.2g}"]
+        cells.append(", ".join(f"{value:+.3f}" for value in found[a, b, "dice"]["by_seed"].values()))
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def curves(study: dict[str, Any], path: Path) -> None:
-    """Losses, pseudo Dice and both differences of every run, per epoch."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    """Mask loss and pseudo Dice of every arm per epoch: thin lines are seeds, thick ones their mean."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    mask, dice, relevance = figure.subplots(1, 3)
-    for colour, run in zip(("#0a6cff", "#d9480f", "#2b8a3e", "#862e9c"), study["runs"], strict=False):
-        name, logged = f"{run['arm']}, seed {run['seed']}", run["curves"]
-        for split, style in (("train", "-"), ("val", ":")):
-            # Without relevance supervision the whole loss is the second difference.
-            second = logged.get(f"{split}_second_difference", logged[f"{split}_losses"])
-            mask.plot(second, style, color=colour, label=f"{name}, {split}")
-            if f"{split}_first_difference" in logged:
-                relevance.plot(logged[f"{split}_first_difference"], style, color=colour, label=f"{name}, {split}")
-        dice.plot(logged["mean_fg_dice"], color=colour, label=name)
-    mask.set_title("second difference (mask loss)")
-    dice.set_title("pseudo Dice on validation patches")
-    relevance.set_title("first difference (relevance)")
-    for axes in (mask, dice, relevance):
-        axes.set_xlabel("epoch")
+    loss, dice = figure.subplots(1, 2)
+    for colour, (arm, run) in zip(cycle(COLOURS), arms_of(study).items(), strict=False):
+        logged = [r["curves"] for r in study["runs"] if r["arm"] == arm]
+        # Without relevance supervision the whole loss is the second difference.
+        losses = [c.get("train_second_difference", c["train_losses"]) for c in logged]
+        for axes, values in ((loss, np.array(losses)), (dice, np.array([c["mean_fg_dice"] for c in logged]))):
+            epochs = np.arange(1, values.shape[1] + 1)
+            axes.plot(epochs, values.mean(0), color=colour, linewidth=2, label=title_of(run))
+            if len(values) > 1:
+                axes.plot(epochs, values.T, color=colour, linewidth=0.5, alpha=0.6)
+    loss.set_title("second difference (mask loss), training patches")
+    dice.set_title("pseudo Dice, supervised voxels of validation patches")
+    for axes in (loss, dice):
+        axes.set_xlabel(f"epoch of {study['budget']['iterations_per_epoch']} iterations")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+    dice.legend(fontsize=7)
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def effort(study: dict[str, Any], path: Path) -> None:
+    """Dice of the test cases against the share of the slices that was drawn; seeds as small marks."""
+    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    runs, arms = study["runs"], arms_of(study)
+    shares = sorted({run["share_drawn"] for run in arms.values()})
+    for colour, (arm, run) in zip(cycle(COLOURS), arms.items(), strict=False):
+        means = np.array(list(seed_means(runs, arm, "dice").values()))
+        # Arms with the same slices stand side by side.
+        beside = [name for name, other in arms.items() if other["share_drawn"] == run["share_drawn"]]
+        x = 100 * run["share_drawn"] + 3 * (beside.index(arm) - (len(beside) - 1) / 2)
+        marker = "o" if "WSL" in title_of(run) else "s"
+        axes.scatter([x] * len(means), means, marker=marker, s=12, color=colour, alpha=0.6)
+        axes.scatter(x, means.mean(), marker=marker, s=70, color=colour, label=title_of(run))
+        if run["share_drawn"] == max(shares):
+            axes.axhline(means.mean(), color=colour, linestyle=":", linewidth=1)
+    axes.set_xticks([100 * share for share in shares], [f"{share:.0%}" for share in shares])
+    axes.set_xlabel("slices drawn, of those that show an object")
+    axes.set_ylabel("Dice, mean over test cases")
+    axes.set_xlim(0, 115)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def speed(study: dict[str, Any], faster: str, stock: str) -> str:
+    """How soon an arm reaches the final pseudo Dice of another one."""
+    mean = {
+        arm: np.mean([r["curves"]["mean_fg_dice"] for r in study["runs"] if r["arm"] == arm], axis=0)
+        for arm in (faster, stock)
+    }
+    final = mean[stock][-1]
+    reached = np.flatnonzero(mean[faster] >= final)
+    titles = {arm: title_of(run) for arm, run in arms_of(study).items()}
+    start = f'Pseudo Dice on validation patches, mean over seeds: "{titles[stock]}" ends at {final:.3f}; '
+    if not len(reached):
+        return start + f'"{titles[faster]}" never gets there.'
+    total = len(mean[stock])
+    return start + f'"{titles[faster]}" first has that after {reached[0] + 1} of {total} epochs.'
 
 
 def section(path: Path) -> str:
     """The section of one study."""
     study = json.loads(path.read_text())
-    picture = DOCS / "images" / f"evidence_{path.stem}.png"
-    curves(study, picture)
+    for run in study["runs"]:
+        # What nnU-Net itself scores is Dice alone.
+        run.setdefault("scores", {"dice": run.get("dice")})
     budget, hardware, versions = study["budget"], study["hardware"], study["versions"]
     lines = [
         f"### {study['title']}",
@@ -77,13 +158,33 @@ def section(path: Path) -> str:
         study["description"],
         "",
         f"Fold {budget['fold']}, {budget['configuration']}, {budget['epochs']} epochs of "
-        f"{budget['iterations_per_epoch']} iterations on {hardware['cores']} cores ({hardware['device']}); "
-        f"nnU-Net {versions['nnunetv2']}, torch {versions['torch']}. Command: `{study['command']}`",
+        f"{budget['iterations_per_epoch']} iterations, {hardware['cores']} core{'s' * (hardware['cores'] > 1)} "
+        f"of {hardware['machine']} "
+        f"({hardware['device']}); nnU-Net {versions['nnunetv2']}, torch {versions['torch']}. "
+        f"Command: `{study['command']}`",
         "",
         table(study),
-        "",
-        f"![Training curves](images/{picture.name})",
     ]
+    if any(len(seed_means(study["runs"], arm, "dice")) > 1 for arm in arms_of(study)):
+        lines += ["", "Mean over the test cases of each seed; ± is the standard deviation over the seeds."]
+    if study.get("comparisons"):
+        lines += [
+            "",
+            "Paired over cases, each with its mean over seeds and labels; in brackets the 95 % bootstrap interval over "
+            "cases; p of the two-sided Wilcoxon signed-rank test, not corrected for the number of rows. Both "
+            "speak of the networks that were trained; what another seed would do, the last column shows.",
+            "",
+            comparisons(study),
+        ]
+    if {"dense-stock", "dense-wsl"} <= arms_of(study).keys():
+        lines += ["", speed(study, "dense-wsl", "dense-stock")]
+    if len({run.get("share_drawn") for run in study["runs"]}) > 1:
+        picture = DOCS / "images" / f"evidence_{path.stem}_effort.png"
+        effort(study, picture)
+        lines += ["", f"![Dice against the share of slices drawn](images/{picture.name})"]
+    picture = DOCS / "images" / f"evidence_{path.stem}.png"
+    curves(study, picture)
+    lines += ["", f"![Training curves](images/{picture.name})"]
     overlay = DOCS / "images" / f"evidence_{path.stem}_overlay.png"
     if overlay.exists():
         lines += ["", f"![Validation cases with contours and predictions](images/{overlay.name})"]

@@ -12,16 +12,21 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+
+from nnunet_wsl.evaluation import bootstrap_interval, paired_p_value
 
 ROOT = Path(__file__).parents[2]
 TRAINERS = Path(__file__).parent / "trainers"
 RESULTS = Path(__file__).parent / "results"
+_TRAINED = "trained"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class Budget:
         Which fold trains and which cases validate.
     configuration, device : str
         nnU-Net's.
+    optimiser : {"sgd", "adam"}
+        nnU-Net's own, or that of its ``nnUNetTrainerAdam1en3``, which gets further in few iterations.
+    validate : bool
+        Whether nnU-Net predicts and scores the validation cases after training.
     """
 
     epochs: int
@@ -65,6 +74,13 @@ class Budget:
     fold: int = 0
     configuration: str = "3d_fullres"
     device: str = "cpu"
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    validate: bool = True
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment(work: Path, budget: Budget | None = None, seed: int = 0) -> dict[str, str]:
@@ -74,12 +90,13 @@ def environment(work: Path, budget: Budget | None = None, seed: int = 0) -> dict
         variables[name] = str(work / name)
     variables["nnUNet_results"] = str(work / f"nnUNet_results_seed{seed}")
     variables["nnUNet_extTrainer"] = str(TRAINERS)
-    cores = os.cpu_count() or 1
-    variables.setdefault("nnUNet_def_n_proc", str(min(8, cores)))
+    variables.setdefault("nnUNet_def_n_proc", str(min(8, usable_cores())))
     if budget is not None:
         variables["STUDY_EPOCHS"] = str(budget.epochs)
         variables["STUDY_ITERATIONS_PER_EPOCH"] = str(budget.iterations_per_epoch)
         variables["STUDY_SEED"] = str(seed)
+        variables["STUDY_OPTIMISER"] = budget.optimiser
+        variables["STUDY_VALIDATE"] = str(int(budget.validate))
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         Path(variables[name]).mkdir(parents=True, exist_ok=True)
     return variables
@@ -98,23 +115,83 @@ def plan(work: Path, dataset: str, configuration: str) -> None:
     done = work / "nnUNet_preprocessed" / dataset / "planned"
     if not done.exists():
         number = str(int(dataset[7:10]))
-        cores = str(min(4, os.cpu_count() or 1))
+        cores = str(min(4, usable_cores()))
         command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-np", cores]
-        run(command, environment(work), work / "plan.log")
+        variables = environment(work)
+        variables.pop("nnUNet_n_proc_DA", None)  # nnU-Net's planning takes it for threads, and fails at 0
+        run(command, variables, work / "plan.log")
         done.touch()
+
+
+def shrink(
+    work: Path,
+    dataset: str,
+    configuration: str,
+    *,
+    features: tuple[int, ...] = (),
+    patch_zyx: tuple[int, ...] = (),
+    batch_size: int = 0,
+) -> None:
+    """Add a smaller configuration to the plans of a planned dataset.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of the study.
+    dataset : str
+        Folder name of the dataset.
+    configuration : str
+        Name of the new configuration; all that is not given here is that of ``3d_fullres``.
+    features : tuple of int
+        Of each stage of the U-Net, from fine to coarse; as planned if empty. The planned kernels and strides of the
+        first stages are kept.
+    patch_zyx : tuple of int
+        Patch size in voxels; as planned if empty.
+    batch_size : int
+        As planned if 0.
+    """
+    path = work / "nnUNet_preprocessed" / dataset / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    small = json.loads(json.dumps(plans["configurations"]["3d_fullres"]))
+    if batch_size:
+        small["batch_size"] = batch_size
+    if patch_zyx:
+        small["patch_size"] = list(patch_zyx)
+    if features:
+        architecture = small["architecture"]["arch_kwargs"]
+        stages = architecture["n_stages"] = len(features)
+        architecture["features_per_stage"] = list(features)
+        for key in ("kernel_sizes", "strides", "n_conv_per_stage"):
+            architecture[key] = architecture[key][:stages]
+        architecture["n_conv_per_stage_decoder"] = architecture["n_conv_per_stage_decoder"][: stages - 1]
+    plans["configurations"][configuration] = small
+    path.write_text(json.dumps(plans, indent=4))
 
 
 def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
     """Train one arm with one seed, from its latest checkpoint if there is one; return its fold's folder."""
-    variables = environment(work, budget, seed)
-    model = Path(variables["nnUNet_results"]) / arm.dataset / f"{arm.trainer}__nnUNetPlans__{budget.configuration}"
-    fold = model / f"fold_{budget.fold}"
+    fold = _fold(work, arm, budget, seed)
     command = ["nnUNetv2_train", arm.dataset, budget.configuration, str(budget.fold), "-tr", arm.trainer]
     command += ["-device", budget.device]
-    log = work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
-    if not (fold / "validation" / "summary.json").exists():
-        run(command + (["--c"] if list(fold.glob("checkpoint_*.pth")) else []), variables, log)
+    if not is_trained(work, arm, budget, seed):
+        log = work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
+        resume = ["--c"] if list(fold.glob("checkpoint_*.pth")) else []
+        run(command + resume, environment(work, budget, seed), log)
+        if not budget.validate:
+            (fold / _TRAINED).touch()
     return fold
+
+
+def is_trained(work: Path, arm: Arm, budget: Budget, seed: int) -> bool:
+    """Whether there is nothing left to train."""
+    finished = "validation/summary.json" if budget.validate else _TRAINED
+    return (_fold(work, arm, budget, seed) / finished).exists()
+
+
+def _fold(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
+    results = Path(environment(work, budget, seed)["nnUNet_results"])
+    model = results / arm.dataset / f"{arm.trainer}__nnUNetPlans__{budget.configuration}"
+    return model / f"fold_{budget.fold}"
 
 
 def collect(fold: Path) -> dict[str, Any]:
@@ -124,13 +201,71 @@ def collect(fold: Path) -> dict[str, Any]:
         Path(case["prediction_file"]).name.split(".")[0]: {k: v["Dice"] for k, v in case["metrics"].items()}
         for case in summary["metric_per_case"]
     }
+    return {"dice": dice, "curves": collect_curves(fold)}
+
+
+def collect_curves(fold: Path) -> dict[str, list[float]]:
+    """Read what nnU-Net logged per epoch: one number each, as losses and pseudo Dice."""
     logged = torch.load(fold / "checkpoint_final.pth", weights_only=False, map_location="cpu")["logging"]
-    curves = {
-        key: [float(value) for value in values]
+    return {
+        key: [round(float(value), 5) for value in values]
         for key, values in logged.items()
         if values and not isinstance(values[0], list) and "timestamps" not in key
     }
-    return {"dice": dice, "curves": curves}
+
+
+def pooled(runs: list[dict[str, Any]], arm: str, metric: str, seeds: Collection[int]) -> dict[str, float]:
+    """Value of a metric for each case: the mean over labels, then over the seeds.
+
+    Labels for which it is undefined are left out; a case without any is not in the result.
+    """
+    scores = [run["scores"][metric] for run in runs if run["arm"] == arm and run["seed"] in seeds]
+    means = {}
+    for case in scores[0]:
+        values = [_mean(seed[case].values()) for seed in scores]
+        if not any(np.isnan(values)):
+            means[case] = float(np.mean(values))
+    return means
+
+
+def seed_means(runs: list[dict[str, Any]], arm: str, metric: str) -> dict[int, float]:
+    """Mean of a metric over cases and labels, by seed."""
+    return {
+        run["seed"]: _mean(_mean(labels.values()) for labels in run["scores"][metric].values())
+        for run in runs
+        if run["arm"] == arm
+    }
+
+
+def compare(runs: list[dict[str, Any]], arm_a: str, arm_b: str, metric: str) -> dict[str, Any]:
+    """Compare two arms over the same cases; each case counts once, with its mean over the seeds that both have.
+
+    Returns
+    -------
+    dict
+        Mean difference B - A with its 95 % bootstrap interval over cases, p of the two-sided Wilcoxon signed-rank test,
+        and the difference of each seed.
+    """
+    by_seed_a, by_seed_b = seed_means(runs, arm_a, metric), seed_means(runs, arm_b, metric)
+    seeds = sorted(by_seed_a.keys() & by_seed_b.keys())
+    a, b = pooled(runs, arm_a, metric, seeds), pooled(runs, arm_b, metric, seeds)
+    differences = np.array([b[case] - a[case] for case in a if case in b])
+    low, high = bootstrap_interval(differences)
+    return {
+        "a": arm_a,
+        "b": arm_b,
+        "metric": metric,
+        "cases": len(differences),
+        "difference": float(differences.mean()),
+        "interval": [low, high],
+        "p": paired_p_value(differences),
+        "by_seed": {str(seed): by_seed_b[seed] - by_seed_a[seed] for seed in seeds},
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    defined = [value for value in values if value is not None and not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], notes: dict[str, Any]) -> Path:
@@ -142,9 +277,11 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
         "command": command,
         "budget": budget.__dict__ | {"seeds": list(budget.seeds)},
         "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch", "numpy")},
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": budget.device},
+        "hardware": {"machine": platform.machine(), "cores": usable_cores(), "device": budget.device},
         **notes,
-        "runs": runs,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    head = json.dumps(content, indent=1).removesuffix("\n}")
+    # One line per run: scores of all cases on lines of their own would fill a book.
+    lines = ",\n  ".join(json.dumps(run) for run in runs)
+    path.write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
     return path

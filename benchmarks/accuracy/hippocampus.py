@@ -1,0 +1,318 @@
+"""Hippocampus, contours simulated from dense masks: what relevance adds where all, and where few slices are drawn.
+
+    python benchmarks/accuracy/hippocampus.py DATA --work FOLDER [--arms dense-stock dense-wsl] [--seeds 1 2 3]
+
+DATA has the folders ``images`` and ``labels`` of the Medical Segmentation Decathlon's Task04. The cases are shuffled
+once: the first train, the next validate during training, the next are the test, which decides nothing. Truth is always
+dense. Every arm gets the same cases, plan, seeds and number of iterations. A study that was cut off continues
+where it stopped when the command is given again; the results are written after every training.
+
+The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
+``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda
+--mirror``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from study import Arm, Budget, collect_curves, compare, environment, is_trained, plan, save, shrink, train
+
+from nnunet_wsl.conversion import ConversionSettings, Simulation, convert_masks
+from nnunet_wsl.evaluation import evaluate_folders
+
+LABELS = {"anterior": 1, "posterior": 2}
+SPLIT_SEED = 4
+TOLERANCE_MM = 1.0
+SCORES = {"Dice": "dice", "NSD": "nsd", "HD95_mm": "hd95_mm", "ASSD_mm": "assd_mm"}
+FILE_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How the training cases are drawn and converted.
+
+    Parameters
+    ----------
+    number : int
+        Of the raw dataset.
+    every : int
+        Every k-th slice is drawn.
+    settings : ConversionSettings
+        How contours become masks and relevance channels.
+    """
+
+    number: int
+    every: int = 1
+    settings: ConversionSettings = field(default_factory=ConversionSettings)
+
+
+LABELLINGS = {
+    "Dense": Labelling(601, settings=ConversionSettings(relevance="none")),
+    "DenseRelevance": Labelling(602),
+    "DenseBoth": Labelling(603, settings=ConversionSettings(relevance_mode="both")),
+    "Every5": Labelling(611, 5, ConversionSettings(relevance="none")),
+    "Every5Relevance": Labelling(612, 5),
+    "Every5Gated": Labelling(621, 5, ConversionSettings(relevance="none", between="gated")),
+    "Every5GatedRelevance": Labelling(622, 5, ConversionSettings(between="gated")),
+    "Every5Full": Labelling(631, 5, ConversionSettings(relevance="none", between="interpolate")),
+    "Every5FullRelevance": Labelling(632, 5, ConversionSettings(between="interpolate")),
+}
+
+ARMS = {
+    "dense-stock": Arm("every slice: stock", "StudyStock", "Dense"),
+    "dense-wsl": Arm("every slice: WSL", "StudyWSL", "DenseRelevance"),
+    "every5-stock": Arm("every 5th, ignored between: stock", "StudyStock", "Every5"),
+    "every5-wsl": Arm("every 5th, ignored between: WSL", "StudyWSL", "Every5Relevance"),
+    "gated-stock": Arm("every 5th, gated: stock", "StudyStock", "Every5Gated"),
+    "gated-wsl": Arm("every 5th, gated: WSL", "StudyWSL", "Every5GatedRelevance"),
+    "interpolated-stock": Arm("every 5th, interpolated: stock", "StudyStock", "Every5Full"),
+    "interpolated-wsl": Arm("every 5th, interpolated: WSL", "StudyWSL", "Every5FullRelevance"),
+    "dense-weight0.3": Arm("every slice: WSL, lambda 0.3", "StudyWSLWeight03", "DenseRelevance"),
+    "dense-weight3": Arm("every slice: WSL, lambda 3", "StudyWSLWeight3", "DenseRelevance"),
+    "dense-squared": Arm("every slice: WSL, squared error", "StudyWSLSquaredError", "DenseRelevance"),
+    "dense-entropy": Arm("every slice: WSL, cross-entropy", "StudyWSLCrossEntropy", "DenseRelevance"),
+    "dense-fused": Arm("every slice: WSL, one fused map", "StudyWSLFused", "DenseRelevance"),
+    "dense-both": Arm("every slice: WSL, distance and intensity", "StudyWSL", "DenseBoth"),
+}
+"""By name; here the dataset of an arm is the name of its labelling."""
+
+MAIN_ARMS = tuple(ARMS)[:8]
+
+COMPARISONS = (
+    ("dense-stock", "dense-wsl"),
+    ("every5-stock", "every5-wsl"),
+    ("gated-stock", "gated-wsl"),
+    ("interpolated-stock", "interpolated-wsl"),
+    ("every5-stock", "gated-stock"),
+    ("every5-wsl", "gated-wsl"),
+    ("interpolated-stock", "gated-stock"),
+    ("interpolated-wsl", "gated-wsl"),
+    ("dense-stock", "gated-wsl"),
+    ("dense-wsl", "gated-wsl"),
+    *(("dense-wsl", name) for name in tuple(ARMS)[8:]),
+)
+"""Which arms are compared, where both were run; decided before the runs."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="datasets, models and logs go here")
+    parser.add_argument("--name", default="hippocampus", help="of the file in results/ (default: %(default)s)")
+    parser.add_argument("--title", default="Hippocampus, simulated contours", help="of the section in the docs")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=MAIN_ARMS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=50, help="per epoch")
+    parser.add_argument("--train-cases", type=int, default=20)
+    parser.add_argument("--val-cases", type=int, default=10)
+    parser.add_argument("--test-cases", type=int, default=50)
+    parser.add_argument(
+        "--features", type=int, nargs="*", default=[8, 16, 32, 64],
+        help="features of each stage of the U-Net; none: nnU-Net's plan",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patch", type=int, nargs="*", default=[32, 48, 32], metavar="VOXELS",
+        help="patch size z y x; none: nnU-Net's plan",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=2, help="0: nnU-Net's plan")
+    parser.add_argument(
+        "--optimiser", choices=("sgd", "adam"), default="adam",
+        help="nnU-Net's SGD, or AdamW as in its nnUNetTrainerAdam1en3 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--mirror", action="store_true", help="mirror the test cases in prediction, as nnU-Net does")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--finished-only", action="store_true", help="train nothing: write the results there are")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    os.environ.update(environment(work))
+
+    labels = args.data / "labels"
+    cases = sorted(path.name.removesuffix(FILE_ENDING) for path in labels.glob(f"*{FILE_ENDING}"))
+    random.Random(SPLIT_SEED).shuffle(cases)
+    training, rest = cases[: args.train_cases], cases[args.train_cases :]
+    validation, test = rest[: args.val_cases], sorted(rest[args.val_cases :][: args.test_cases])
+    _link(args.data, work, "development", sorted([*training, *validation]))
+    _link(args.data, work, "test", test, channel="_0000")
+
+    small = bool(args.features or args.patch or args.batch_size)
+    budget = Budget(
+        args.epochs, args.iterations, tuple(args.seeds), configuration="3d_small" if small else "3d_fullres",
+        device=args.device, optimiser=args.optimiser, validate=False,
+    )  # fmt: skip
+    arms, share_drawn = {}, {}
+    for name in args.arms:
+        labelling = ARMS[name].dataset
+        dataset = _prepare(work, labelling, training, validation)
+        if small:
+            shrink(
+                work, dataset, budget.configuration, features=tuple(args.features), patch_zyx=tuple(args.patch),
+                batch_size=args.batch_size,
+            )  # fmt: skip
+        arms[name] = Arm(ARMS[name].name, ARMS[name].trainer, dataset)
+        share_drawn[name] = _share_drawn(work, dataset, training)
+
+    # What the command line of the machine that ran it needs to repeat the study, without its folders.
+    command = shlex.join(["python", "benchmarks/accuracy/hippocampus.py", "DATA", *_options(sys.argv[1:], args)])
+    notes: dict[str, Any] = {
+        "title": args.title,
+        "description": (
+            f"Medical Segmentation Decathlon, Task04: contours drawn by the simulator around dense masks of "
+            f"{len(training)} training cases; {len(test)} other cases with dense truth are the test, and decided "
+            f"nothing. {_network_text(args)}"
+        ),
+        "network": {
+            "features": args.features or "planned",
+            "patch_zyx": args.patch or "planned",
+            "batch_size": args.batch_size or "planned",
+        },
+        "prediction": {"mirroring": args.mirror},
+        "cases": {"split_seed": SPLIT_SEED, "train": training, "val": validation, "test": test},
+        "labels": {str(value): name for name, value in LABELS.items()},
+        "tolerance_mm": TOLERANCE_MM,
+    }
+    runs: list[dict[str, Any]] = []
+    for seed in budget.seeds:
+        for name, arm in arms.items():
+            if args.finished_only and not is_trained(work, arm, budget, seed):
+                continue
+            fold = train(work, arm, budget, seed)
+            scores = _test(work, fold, mirror=args.mirror, device=args.device)
+            runs.append(
+                {
+                    "arm": name,
+                    "title": arm.name,
+                    "trainer": arm.trainer,
+                    "share_drawn": share_drawn[name],
+                    "seed": seed,
+                    "scores": scores,
+                    "curves": collect_curves(fold),
+                }
+            )
+            print(f"{name}, seed {seed}: " + ", ".join(f"{m} {_mean(scores[m]):.3f}" for m in scores), flush=True)
+            done = {run["arm"] for run in runs}
+            notes["comparisons"] = [
+                compare(runs, *pair, metric)
+                for pair in COMPARISONS
+                if done.issuperset(pair)
+                for metric in SCORES.values()
+            ]
+            save(args.name, command, budget, runs, notes)
+
+
+def _network_text(args: argparse.Namespace) -> str:
+    """What of nnU-Net's plan and training was changed."""
+    changes = []
+    if args.features:
+        changes.append(f"{len(args.features)} stages of {', '.join(map(str, args.features))} features")
+    if args.patch:
+        changes.append(f"patches of {' x '.join(map(str, args.patch))} voxels")
+    if args.batch_size:
+        changes.append(f"batches of {args.batch_size}")
+    if args.optimiser == "adam":
+        changes.append("AdamW at 0.001 as in nnUNetTrainerAdam1en3")
+    if not args.mirror:
+        changes.append("no mirroring in prediction")
+    return f"Other than nnU-Net's own: {'; '.join(changes)}." if changes else "All settings are nnU-Net's own."
+
+
+def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
+    """The options of the command line, with a placeholder for the folder of this machine."""
+    options = [option for option in argv if option not in (str(args.data), "--finished-only")]
+    return ["FOLDER" if option == str(args.work) else option for option in options]
+
+
+def _link(data: Path, work: Path, name: str, cases: list[str], channel: str = "") -> None:
+    """Make folders of links to the files of some cases."""
+    for kind, suffix in (("images", channel), ("labels", "")):
+        folder = work / name / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in cases:
+            link = folder / f"{case}{suffix}{FILE_ENDING}"
+            if not link.exists():
+                link.symlink_to((data / kind / f"{case}{FILE_ENDING}").resolve())
+
+
+def _prepare(work: Path, name: str, training: list[str], validation: list[str]) -> str:
+    """Draw, convert, plan and preprocess the training cases; return the folder name of the dataset."""
+    labelling = LABELLINGS[name]
+    dataset = f"Dataset{labelling.number}_{name}"
+    development = work / "development"
+    if not (work / "nnUNet_raw" / dataset).exists():
+        convert_masks(
+            development / "images",
+            development / "labels",
+            labelling.number,
+            name,
+            label_values=LABELS,
+            channels=("MRI",),
+            simulation=Simulation(every=labelling.every),
+            settings=labelling.settings,
+        )
+    plan(work, dataset, "3d_fullres")
+    splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    splits.write_text(json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
+    return dataset
+
+
+def _share_drawn(work: Path, dataset: str, training: list[str]) -> float:
+    """Share of the slices of the training cases that show an object on which it was drawn."""
+    shown = 0
+    for case in training:
+        label_map = sitk.GetArrayFromImage(sitk.ReadImage(work / "development" / "labels" / f"{case}{FILE_ENDING}"))
+        shown += sum(int((label_map == value).any(axis=(1, 2)).sum()) for value in LABELS.values())
+    with (work / "nnUNet_raw" / dataset / "wsl_report.csv").open(newline="") as file:
+        drawn = sum(int(row["drawn_slices"]) for row in csv.DictReader(file) if row["case"] in training)
+    return round(drawn / shown, 4)
+
+
+def _test(work: Path, fold: Path, *, mirror: bool, device: str) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Predict and score the test cases, once; by metric, case and label."""
+    predictions = fold / "test"
+    summary = predictions / "scores" / "summary.json"
+    if not summary.exists():
+        predictions.mkdir(exist_ok=True)
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device(device), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(fold.parent), (fold.name.removeprefix("fold_"),))
+        images = str(work / "test" / "images")
+        predictor.predict_from_files_sequential(images, str(predictions), overwrite=False)
+        # The truth is dense, whatever the model was trained on.
+        dataset_json = predictions / "truth.json"
+        dataset_json.write_text(json.dumps({"labels": {"background": 0, **LABELS}, "file_ending": FILE_ENDING}))
+        evaluate_folders(
+            predictions,
+            work / "test" / "labels",
+            predictions / "scores",
+            dataset_json=dataset_json,
+            tolerances_mm={None: TOLERANCE_MM},
+        )
+    content = json.loads(summary.read_text())
+    scores: dict[str, dict[str, dict[str, float | None]]] = {metric: {} for metric in SCORES.values()}
+    for case in content["metric_per_case"]:
+        name = Path(case["reference_file"]).name.removesuffix(FILE_ENDING)
+        for key, metric in SCORES.items():
+            values = {label: values[key] for label, values in case["metrics"].items()}
+            scores[metric][name] = {k: None if v is None else round(v, 5) for k, v in values.items()}
+    return scores
+
+
+def _mean(cases: dict[str, dict[str, float | None]]) -> float:
+    values = [value for labels in cases.values() for value in labels.values() if value is not None]
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()
