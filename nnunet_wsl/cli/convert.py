@@ -38,11 +38,8 @@ def _add_rtstruct(sources: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a label and the ROIs that make it: REGEX must match the whole ROI name, in any letter case; repeat it "
         "per label. Without it every ROI is a label, if all cases have the same ROIs",
     )  # fmt: skip
-    parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
-    parser.add_argument(
-        "--outside", choices=("error", "clip"), default="error",
-        help="contours that leave the image by more than half a voxel (default: %(default)s)",
-    )  # fmt: skip
+    _add_modality(parser)
+    _add_outside(parser)
     add_conversion_arguments(parser)
     parser.set_defaults(func=_run_rtstruct)
 
@@ -74,11 +71,8 @@ def _add_text(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="coordinate of the centre of the first pixel: 1 as in MATLAB, 0, or 0.5, where 0 is the corner of the "
         "image (default: %(default)s, which fits the Sunnybrook data)",
     )  # fmt: skip
-    parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
-    parser.add_argument(
-        "--outside", choices=("error", "clip"), default="error",
-        help="contours that leave the image by more than half a voxel (default: %(default)s)",
-    )  # fmt: skip
+    _add_modality(parser)
+    _add_outside(parser)
     add_conversion_arguments(parser)
     parser.set_defaults(func=_run_text, missing="unknown")
 
@@ -134,7 +128,7 @@ def _add_images(sources: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("source", metavar="SOURCE", help="folder that holds the DICOM files, in any arrangement")
     parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="folder to write to; must not exist")
-    parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
+    _add_modality(parser)
     _add_jobs(parser)
     parser.set_defaults(func=_run_images)
 
@@ -192,6 +186,17 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same id and name")
     _add_jobs(parser)
+
+
+def _add_modality(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
+
+
+def _add_outside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--outside", choices=("error", "clip"), default="error",
+        help="contours that leave the image by more than half a voxel (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
