@@ -747,9 +747,11 @@ def test_a_stopped_run_leaves_no_dataset_and_can_be_repeated(source, raw, how):
         write_patient(source / name)
     # Stops in the middle: the first case is written, the second waits.
     program = f"""
+import signal
 import time
 from pathlib import Path
 from nnunet_wsl.conversion import convert_rtstruct, rtstruct
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 read = rtstruct.RTStructCase.read
 def slow(self):
     if self.name == "bob":
