@@ -3,8 +3,8 @@
     python benchmarks/accuracy/hippocampus.py DATA --work FOLDER [--arms dense-stock dense-wsl] [--seeds 1 2 3]
 
 DATA has the folders ``images`` and ``labels`` of the Medical Segmentation Decathlon's Task04. The cases are shuffled
-once: the first train, the next validate during training, the next are the test, which decides nothing. Truth is always
-dense. Every arm gets the same cases, plan, seeds and number of iterations. A study that was cut off continues
+once: the first train, the next validate during training, the next are the test, which decides nothing; with
+``--screening`` the cases behind those are scored instead, to choose by. Truth is always dense. Every arm gets the same cases, plan, seeds and number of iterations. A study that was cut off continues
 where it stopped when the command is given again; the results are written after every training.
 
 The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
@@ -63,6 +63,7 @@ LABELLINGS = {
     "Dense": Labelling(601, settings=ConversionSettings(relevance="none")),
     "DenseRelevance": Labelling(602),
     "DenseBoth": Labelling(603, settings=ConversionSettings(relevance_mode="both")),
+    "DenseSigma2": Labelling(604, settings=ConversionSettings(sigma_mm=(2.0,))),
     "Every5": Labelling(611, 5, ConversionSettings(relevance="none")),
     "Every5Relevance": Labelling(612, 5),
     "Every5Gated": Labelling(621, 5, ConversionSettings(relevance="none", between="gated")),
@@ -86,6 +87,8 @@ ARMS = {
     "dense-entropy": Arm("every slice: WSL, cross-entropy", "StudyWSLCrossEntropy", "DenseRelevance"),
     "dense-fused": Arm("every slice: WSL, one fused map", "StudyWSLFused", "DenseRelevance"),
     "dense-both": Arm("every slice: WSL, distance and intensity", "StudyWSL", "DenseBoth"),
+    "dense-sigma2": Arm("every slice: WSL, sigma 2 mm", "StudyWSL", "DenseSigma2"),
+    "dense-sigma2-entropy": Arm("every slice: WSL, sigma 2 mm, cross-entropy", "StudyWSLCrossEntropy", "DenseSigma2"),
 }
 """By name; here the dataset of an arm is the name of its labelling."""
 
@@ -134,6 +137,10 @@ def main() -> None:
         help="nnU-Net's SGD, or AdamW as in its nnUNetTrainerAdam1en3 (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="mirror the test cases in prediction, as nnU-Net does")
+    parser.add_argument(
+        "--screening", action="store_true",
+        help="score the cases that neither train, nor validate, nor test: to choose by them",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--finished-only", action="store_true", help="train nothing: write the results there are")
     args = parser.parse_args()
@@ -144,9 +151,12 @@ def main() -> None:
     cases = sorted(path.name.removesuffix(FILE_ENDING) for path in labels.glob(f"*{FILE_ENDING}"))
     random.Random(SPLIT_SEED).shuffle(cases)
     training, rest = cases[: args.train_cases], cases[args.train_cases :]
-    validation, test = rest[: args.val_cases], sorted(rest[args.val_cases :][: args.test_cases])
+    validation, rest = rest[: args.val_cases], rest[args.val_cases :]
+    role, scored = "test", rest[: args.test_cases]
+    if args.screening:
+        role, scored = "screening", rest[args.test_cases :]
     _link(args.data, work, "development", sorted([*training, *validation]))
-    _link(args.data, work, "test", test, channel="_0000")
+    _link(args.data, work, role, scored, channel="_0000")
 
     small = bool(args.features or args.patch or args.batch_size)
     budget = Budget(
@@ -171,8 +181,9 @@ def main() -> None:
         "title": args.title,
         "description": (
             f"Medical Segmentation Decathlon, Task04: contours drawn by the simulator around dense masks of "
-            f"{len(training)} training cases; {len(test)} other cases with dense truth are the test, and decided "
-            f"nothing. {_network_text(args)}"
+            f"{len(training)} training cases; {len(scored)} other cases with dense truth "
+            f"{'are there to choose by' if args.screening else 'are the test, and decided nothing'}. "
+            f"{_network_text(args)}"
         ),
         "network": {
             "features": args.features or "planned",
@@ -180,7 +191,7 @@ def main() -> None:
             "batch_size": args.batch_size or "planned",
         },
         "prediction": {"mirroring": args.mirror},
-        "cases": {"split_seed": SPLIT_SEED, "train": training, "val": validation, "test": test},
+        "cases": {"split_seed": SPLIT_SEED, "train": training, "val": validation, role: sorted(scored)},
         "labels": {str(value): name for name, value in LABELS.items()},
         "tolerance_mm": TOLERANCE_MM,
     }
@@ -190,7 +201,7 @@ def main() -> None:
             if args.finished_only and not is_trained(work, arm, budget, seed):
                 continue
             fold = train(work, arm, budget, seed)
-            scores = _test(work, fold, mirror=args.mirror, device=args.device)
+            scores = _score(work, fold, role, mirror=args.mirror, device=args.device)
             runs.append(
                 {
                     "arm": name,
@@ -279,22 +290,24 @@ def _share_drawn(work: Path, dataset: str, training: list[str]) -> float:
     return round(drawn / shown, 4)
 
 
-def _test(work: Path, fold: Path, *, mirror: bool, device: str) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Predict and score the test cases, once; by metric, case and label."""
-    predictions = fold / "test"
+def _score(
+    work: Path, fold: Path, role: str, *, mirror: bool, device: str
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Predict and score the cases of one role, once; by metric, case and label."""
+    predictions = fold / role
     summary = predictions / "scores" / "summary.json"
     if not summary.exists():
         predictions.mkdir(exist_ok=True)
         predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device(device), allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(fold.parent), (fold.name.removeprefix("fold_"),))
-        images = str(work / "test" / "images")
+        images = str(work / role / "images")
         predictor.predict_from_files_sequential(images, str(predictions), overwrite=False)
         # The truth is dense, whatever the model was trained on.
         dataset_json = predictions / "truth.json"
         dataset_json.write_text(json.dumps({"labels": {"background": 0, **LABELS}, "file_ending": FILE_ENDING}))
         evaluate_folders(
             predictions,
-            work / "test" / "labels",
+            work / role / "labels",
             predictions / "scores",
             dataset_json=dataset_json,
             tolerances_mm={None: TOLERANCE_MM},
