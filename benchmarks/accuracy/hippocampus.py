@@ -4,8 +4,9 @@
 
 DATA has the folders ``images`` and ``labels`` of the Medical Segmentation Decathlon's Task04. The cases are shuffled
 once: the first train, the next validate during training, the next are the test, which decides nothing; with
-``--screening`` the cases behind those are scored instead, to choose by. Truth is always dense. Every arm gets the same cases, plan, seeds and number of iterations. A study that was cut off continues
-where it stopped when the command is given again; the results are written after every training.
+``--screening`` the cases behind those are scored instead, to choose by. Truth is always dense. Every arm gets the same
+cases, plan, seeds and number of iterations. A study that was cut off continues where it stopped when the command is
+given again; the results are written after every training.
 
 The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
 ``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda

@@ -272,10 +272,7 @@ def measure(
     ValueError
         As `nearest_by_block`.
     """
-    spacing = spacing_zyx(spacing_mm, voxels.shape_zyx)
-    if not cutoff_mm > 0:
-        raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
-    margin = reach_vox(spacing, cutoff_mm)
+    spacing, margin = _spacing_and_margin(tuple(spacing_mm), voxels.shape_zyx, cutoff_mm)
     first, last = _bounding_box(voxels.index_zyx)
     low = [max(a - n, 0) for a, n in zip(first, margin, strict=True)]
     high = [min(b + n + 1, size) for b, n, size in zip(last, margin, voxels.shape_zyx, strict=True)]
@@ -358,9 +355,20 @@ def spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> tuple[
     return spacing
 
 
-def reach_vox(spacing_mm: Sequence[float], cutoff_mm: float) -> list[int]:
+@lru_cache
+def _spacing_and_margin(
+    spacing_mm: tuple[float, ...], shape_zyx: tuple[int, int, int], cutoff_mm: float
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Check spacing and cut-off, which the objects of an image share; the spacing (z, y, x) and the cut-off's reach."""
+    spacing = spacing_zyx(spacing_mm, shape_zyx)
+    if not cutoff_mm > 0:
+        raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
+    return spacing, reach_vox(spacing, cutoff_mm)
+
+
+def reach_vox(spacing_mm: Sequence[float], cutoff_mm: float) -> tuple[int, ...]:
     """Voxels that the cut-off reaches along each axis."""
-    return [int(min(cutoff_mm / spacing * (1 + _RATIO_TOLERANCE), 2**31)) for spacing in spacing_mm]
+    return tuple(int(min(cutoff_mm / spacing * (1 + _RATIO_TOLERANCE), 2**31)) for spacing in spacing_mm)
 
 
 @dataclass(frozen=True, eq=False)
