@@ -96,3 +96,11 @@ class StudyWSLFused(StudyWSL):
     """One relevance map for all objects."""
 
     fuse_objects = True
+
+
+class StudyWSLCrossEntropyDecay(StudyWSLCrossEntropy):
+    """Another form of the first difference, whose weight falls to 0 as the learning rate does."""
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.loss.relevance_weight = self.relevance_weight * (1 - self.current_epoch / self.num_epochs)

@@ -1,0 +1,133 @@
+"""The arms of the accuracy studies: how the training cases are drawn and labelled, and how a network is trained.
+
+An arm is named LABELLING-METHOD, as in ``every5-gated-wsl``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from nnunet_wsl.conversion import ConversionSettings, Simulation
+from nnunet_wsl.conversion.supervision import Between
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How the training cases are drawn, and what becomes of it.
+
+    Parameters
+    ----------
+    title : str
+        How tables call it.
+    simulation : Simulation
+        How contours are drawn around the dense masks.
+    between : {"ignore", "gated", "interpolate"}
+        What becomes of the slices between.
+    """
+
+    title: str
+    simulation: Simulation = field(default_factory=Simulation)
+    between: Between = "ignore"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    title : str
+        How tables call it.
+    trainer : str
+        Class in ``trainers/``.
+    relevance : str
+        Which relevance channels it needs, a key of `RELEVANCE`.
+    """
+
+    title: str
+    trainer: str
+    relevance: str = "Relevance"
+
+
+RELEVANCE = {
+    "": ConversionSettings(relevance="none"),
+    "Relevance": ConversionSettings(),
+    "Both": ConversionSettings(relevance_mode="both"),
+    "Wide": ConversionSettings(sigma_mm=(2.0,)),
+}
+"""Kinds of relevance channels, by what is appended to the dataset's name."""
+
+BETWEEN: dict[Between, str] = {"ignore": "ignored between", "gated": "gated", "interpolate": "interpolated"}
+
+LABELLINGS = {
+    "dense": Labelling("every slice"),
+    **{
+        f"every{step}-{between}": Labelling(f"every {ordinal}, {title}", Simulation(every=step), between)
+        for (step, ordinal), (between, title) in product(((3, "3rd"), (5, "5th"), (8, "8th")), BETWEEN.items())
+    },
+    "jitter1": Labelling("every slice, jitter 1 mm", Simulation(jitter_mm=1.0)),
+    "jitter2": Labelling("every slice, jitter 2 mm", Simulation(jitter_mm=2.0)),
+    "open": Labelling("half of the slices half drawn", Simulation(opened=0.5)),
+    "dropped-gated": Labelling("30 % of the slices forgotten, gated", Simulation(drop=0.3), "gated"),
+}
+
+METHODS = {
+    "stock": Method("stock", "StudyStock", ""),
+    "wsl": Method("WSL", "StudyWSL"),
+    "weight0.3": Method("WSL, lambda 0.3", "StudyWSLWeight03"),
+    "weight3": Method("WSL, lambda 3", "StudyWSLWeight3"),
+    "squared": Method("WSL, squared error", "StudyWSLSquaredError"),
+    "entropy": Method("WSL, cross-entropy", "StudyWSLCrossEntropy"),
+    "entropy-decay": Method("WSL, cross-entropy, lambda falls to 0", "StudyWSLCrossEntropyDecay"),
+    "fused": Method("WSL, one fused map", "StudyWSLFused"),
+    "both": Method("WSL, distance and intensity", "StudyWSL", "Both"),
+    "wide": Method("WSL, sigma 2 mm", "StudyWSL", "Wide"),
+    "wide-entropy": Method("WSL, sigma 2 mm, cross-entropy", "StudyWSLCrossEntropy", "Wide"),
+}
+
+ARMS = {f"{labelling}-{method}": (labelling, method) for labelling, method in product(LABELLINGS, METHODS)}
+
+MAIN_ARMS = tuple(
+    f"{labelling}-{method}"
+    for labelling in ("dense", "every5-ignore", "every5-gated", "every5-interpolate")
+    for method in ("stock", "wsl")
+)
+
+
+def dataset_of(arm: str) -> str:
+    """Folder name of the dataset that an arm trains on."""
+    labelling, method = ARMS[arm]
+    relevance = METHODS[method].relevance
+    number = 601 + list(product(LABELLINGS, RELEVANCE)).index((labelling, relevance))
+    return f"Dataset{number}_{labelling.title().replace('-', '')}{relevance}"
+
+
+def settings_of(arm: str) -> ConversionSettings:
+    """How the contours of an arm's dataset are converted."""
+    labelling, method = ARMS[arm]
+    relevance = RELEVANCE[METHODS[method].relevance]
+    return replace(relevance, between=LABELLINGS[labelling].between)
+
+
+def title_of(arm: str) -> str:
+    """How tables call an arm."""
+    labelling, method = ARMS[arm]
+    return f"{LABELLINGS[labelling].title}: {METHODS[method].title}"
+
+
+def pairs(arms: list[str]) -> list[tuple[str, str]]:
+    """Which arms are compared, decided before the runs; the first of a pair is what the second is held against.
+
+    Of one labelling, every method with stock; of one method, gated with ignored and interpolated; and what is gated
+    with the stock of all slices.
+    """
+    found = []
+    for arm in arms:
+        labelling, method = ARMS[arm]
+        others = [f"{labelling}-stock"]
+        if labelling.endswith("-gated"):
+            step = labelling.removesuffix("-gated")
+            others += [f"{step}-ignore-{method}", f"{step}-interpolate-{method}", "dense-stock", f"dense-{method}"]
+        found += [(other, arm) for other in dict.fromkeys(others) if other in arms and other != arm]
+    return found

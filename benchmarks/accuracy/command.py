@@ -1,0 +1,297 @@
+"""The command that every study shares: which arms, seeds and budget, on one data set with dense truth.
+
+The cases are shuffled once: the first train, the next validate during training, the next are the test, which decides
+nothing; with ``--screening`` the cases behind those are scored instead, to choose by. Contours of the training cases
+are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds and number of
+iterations. A study that was cut off continues where it stopped when the command is given again; the results are written
+after every training.
+
+The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
+``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda
+--mirror``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+import torch
+from arms import ARMS, LABELLINGS, MAIN_ARMS, METHODS, dataset_of, pairs, settings_of, title_of
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from study import Arm, Budget, collect_curves, compare, environment, is_trained, plan, save, shrink, train
+
+from nnunet_wsl.conversion import convert_masks
+from nnunet_wsl.evaluation import evaluate_folders
+
+SPLIT_SEED = 4
+SCORES = {"Dice": "dice", "NSD": "nsd", "HD95_mm": "hd95_mm", "ASSD_mm": "assd_mm"}
+FILE_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images with dense masks.
+
+    Parameters
+    ----------
+    name, title, source : str
+        Of the results file, of the section in the docs, and where the data are from.
+    script : str
+        The study's file, for the command in the results.
+    labels : mapping of str to int
+        Values in the masks.
+    channel : str
+        nnU-Net's name of the image channel.
+    prepare : callable
+        Takes DATA and the work folder; returns a folder with ``images`` and ``labels``, with one file per case.
+    tolerance_mm : float
+        Of the surface Dice.
+    cases : tuple of int
+        How many train, validate and test.
+    features, patch_zyx : tuple of int
+        Of the small network.
+    """
+
+    name: str
+    title: str
+    source: str
+    script: str
+    labels: Mapping[str, int]
+    channel: str
+    prepare: Callable[[Path, Path], Path]
+    tolerance_mm: float
+    cases: tuple[int, int, int]
+    features: tuple[int, ...]
+    patch_zyx: tuple[int, ...]
+
+
+def main(data_set: DataSet, description: str) -> None:
+    """Run a study, or go on with it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="datasets, models and logs go here")
+    parser.add_argument("--name", default=data_set.name, help="of the file in results/ (default: %(default)s)")
+    parser.add_argument("--title", default=data_set.title, help="of the section in the docs")
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=MAIN_ARMS, metavar="LABELLING-METHOD",
+        help=f"labellings: {', '.join(LABELLINGS)}; methods: {', '.join(METHODS)} (default: {' '.join(MAIN_ARMS)})",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=50, help="per epoch")
+    parser.add_argument("--train-cases", type=int, default=data_set.cases[0])
+    parser.add_argument("--val-cases", type=int, default=data_set.cases[1])
+    parser.add_argument("--test-cases", type=int, default=data_set.cases[2])
+    parser.add_argument(
+        "--features", type=int, nargs="*", default=data_set.features,
+        help="features of each stage of the U-Net; none: nnU-Net's plan",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patch", type=int, nargs="*", default=data_set.patch_zyx, metavar="VOXELS",
+        help="patch size z y x; none: nnU-Net's plan",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=2, help="0: nnU-Net's plan")
+    parser.add_argument(
+        "--optimiser", choices=("sgd", "adam"), default="adam",
+        help="nnU-Net's SGD, or AdamW as in its nnUNetTrainerAdam1en3 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--mirror", action="store_true", help="mirror the test cases in prediction, as nnU-Net does")
+    parser.add_argument(
+        "--screening", action="store_true",
+        help="score the cases that neither train, nor validate, nor test: to choose by them",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--finished-only", action="store_true", help="train nothing: write the results there are")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    os.environ.update(environment(work))
+
+    data = data_set.prepare(args.data, work)
+    labels = data / "labels"
+    cases = sorted(path.name.removesuffix(FILE_ENDING) for path in labels.glob(f"*{FILE_ENDING}"))
+    random.Random(SPLIT_SEED).shuffle(cases)
+    training, rest = cases[: args.train_cases], cases[args.train_cases :]
+    validation, rest = rest[: args.val_cases], rest[args.val_cases :]
+    role, scored = "test", rest[: args.test_cases]
+    if args.screening:
+        role, scored = "screening", rest[args.test_cases :]
+    _link(data, work, "development", sorted([*training, *validation]))
+    _link(data, work, role, scored, channel="_0000")
+
+    small = bool(args.features or args.patch or args.batch_size)
+    budget = Budget(
+        args.epochs, args.iterations, tuple(args.seeds), configuration="3d_small" if small else "3d_fullres",
+        device=args.device, optimiser=args.optimiser, validate=False,
+    )  # fmt: skip
+    arms, share_drawn = {}, {}
+    for name in args.arms:
+        dataset = dataset_of(name)
+        _prepare(work, data_set, name, training, validation)
+        if small:
+            shrink(
+                work, dataset, budget.configuration, features=tuple(args.features), patch_zyx=tuple(args.patch),
+                batch_size=args.batch_size,
+            )  # fmt: skip
+        arms[name] = Arm(title_of(name), METHODS[ARMS[name][1]].trainer, dataset)
+        share_drawn[name] = _share_drawn(work, data_set, dataset, training)
+
+    # What the command line of the machine that ran it needs to repeat the study, without its folders.
+    command = shlex.join(["python", f"benchmarks/accuracy/{data_set.script}", "DATA", *_options(sys.argv[1:], args)])
+    notes: dict[str, Any] = {
+        "title": args.title,
+        "description": (
+            f"{data_set.source}: contours drawn by the simulator around the masks of {len(training)} training cases; "
+            f"{len(scored)} other cases "
+            f"{'are there to choose by' if args.screening else 'are the test, and decided nothing'}. "
+            f"{_network_text(args)}"
+        ),
+        "network": {
+            "features": args.features or "planned",
+            "patch_zyx": args.patch or "planned",
+            "batch_size": args.batch_size or "planned",
+        },
+        "prediction": {"mirroring": args.mirror},
+        "cases": {"split_seed": SPLIT_SEED, "train": training, "val": validation, role: sorted(scored)},
+        "labels": {str(value): name for name, value in data_set.labels.items()},
+        "tolerance_mm": data_set.tolerance_mm,
+    }
+    runs: list[dict[str, Any]] = []
+    for seed in budget.seeds:
+        for name, arm in arms.items():
+            if args.finished_only and not is_trained(work, arm, budget, seed):
+                continue
+            fold = train(work, arm, budget, seed)
+            scores = _score(work, fold, data_set, role, mirror=args.mirror, device=args.device)
+            runs.append(
+                {
+                    "arm": name,
+                    "title": arm.name,
+                    "trainer": arm.trainer,
+                    "share_drawn": share_drawn[name],
+                    "seed": seed,
+                    "scores": scores,
+                    "curves": collect_curves(fold),
+                }
+            )
+            print(f"{name}, seed {seed}: " + ", ".join(f"{m} {_mean(scores[m]):.3f}" for m in scores), flush=True)
+            done = {run["arm"] for run in runs}
+            notes["comparisons"] = [
+                compare(runs, *pair, metric)
+                for pair in pairs([arm for arm in arms if arm in done])
+                for metric in SCORES.values()
+            ]
+            save(args.name, command, budget, runs, notes)
+
+
+def _network_text(args: argparse.Namespace) -> str:
+    """What of nnU-Net's plan and training was changed."""
+    changes = []
+    if args.features:
+        changes.append(f"{len(args.features)} stages of {', '.join(map(str, args.features))} features")
+    if args.patch:
+        changes.append(f"patches of {' x '.join(map(str, args.patch))} voxels")
+    if args.batch_size:
+        changes.append(f"batches of {args.batch_size}")
+    if args.optimiser == "adam":
+        changes.append("AdamW at 0.001 as in nnUNetTrainerAdam1en3")
+    if not args.mirror:
+        changes.append("no mirroring in prediction")
+    return f"Other than nnU-Net's own: {'; '.join(changes)}." if changes else "All settings are nnU-Net's own."
+
+
+def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
+    """The options of the command line, with a placeholder for the folder of this machine."""
+    options = [option for option in argv if option not in (str(args.data), "--finished-only")]
+    return ["FOLDER" if option == str(args.work) else option for option in options]
+
+
+def _link(data: Path, work: Path, name: str, cases: list[str], channel: str = "") -> None:
+    """Make folders of links to the files of some cases."""
+    for kind, suffix in (("images", channel), ("labels", "")):
+        folder = work / name / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in cases:
+            link = folder / f"{case}{suffix}{FILE_ENDING}"
+            if not link.exists():
+                link.symlink_to((data / kind / f"{case}{FILE_ENDING}").resolve())
+
+
+def _prepare(work: Path, data_set: DataSet, arm: str, training: list[str], validation: list[str]) -> None:
+    """Draw, convert, plan and preprocess the cases that an arm trains on, once."""
+    dataset = dataset_of(arm)
+    if not (work / "nnUNet_raw" / dataset).exists():
+        number, name = dataset.removeprefix("Dataset").split("_")
+        convert_masks(
+            work / "development" / "images",
+            work / "development" / "labels",
+            int(number),
+            name,
+            label_values=data_set.labels,
+            channels=(data_set.channel,),
+            simulation=LABELLINGS[ARMS[arm][0]].simulation,
+            settings=settings_of(arm),
+        )
+    plan(work, dataset, "3d_fullres")
+    splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    splits.write_text(json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
+
+
+def _share_drawn(work: Path, data_set: DataSet, dataset: str, training: list[str]) -> float:
+    """Share of the slices of the training cases that show an object on which it was drawn."""
+    shown = 0
+    for case in training:
+        label_map = sitk.GetArrayFromImage(sitk.ReadImage(work / "development" / "labels" / f"{case}{FILE_ENDING}"))
+        shown += sum(int((label_map == value).any(axis=(1, 2)).sum()) for value in data_set.labels.values())
+    with (work / "nnUNet_raw" / dataset / "wsl_report.csv").open(newline="") as file:
+        drawn = sum(int(row["drawn_slices"]) for row in csv.DictReader(file) if row["case"] in training)
+    return round(drawn / shown, 4)
+
+
+def _score(
+    work: Path, fold: Path, data_set: DataSet, role: str, *, mirror: bool, device: str
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Predict and score the cases of one role, once; by metric, case and label."""
+    predictions = fold / role
+    summary = predictions / "scores" / "summary.json"
+    if not summary.exists():
+        predictions.mkdir(exist_ok=True)
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device(device), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(fold.parent), (fold.name.removeprefix("fold_"),))
+        images = str(work / role / "images")
+        predictor.predict_from_files_sequential(images, str(predictions), overwrite=False)
+        # The truth is dense, whatever the model was trained on.
+        dataset_json = predictions / "truth.json"
+        dataset_json.write_text(
+            json.dumps({"labels": {"background": 0, **data_set.labels}, "file_ending": FILE_ENDING})
+        )
+        evaluate_folders(
+            predictions,
+            work / role / "labels",
+            predictions / "scores",
+            dataset_json=dataset_json,
+            tolerances_mm={None: data_set.tolerance_mm},
+        )
+    content = json.loads(summary.read_text())
+    scores: dict[str, dict[str, dict[str, float | None]]] = {metric: {} for metric in SCORES.values()}
+    for case in content["metric_per_case"]:
+        name = Path(case["reference_file"]).name.removesuffix(FILE_ENDING)
+        for key, metric in SCORES.items():
+            values = {label: values[key] for label, values in case["metrics"].items()}
+            scores[metric][name] = {k: None if v is None else round(v, 5) for k, v in values.items()}
+    return scores
+
+
+def _mean(cases: dict[str, dict[str, float | None]]) -> float:
+    values = [value for labels in cases.values() for value in labels.values() if value is not None]
+    return sum(values) / len(values)

@@ -1,0 +1,51 @@
+"""Soft-tissue sarcoma, PET: contours simulated from the masks of real structure sets.
+
+    python benchmarks/accuracy/sarcoma.py DATA --work FOLDER [--arms dense-stock dense-wsl] [--seeds 1 2 3]
+
+DATA is the folder with the DICOM files of the data set (see dataset_conversion/Dataset501_SoftTissueSarcoma.py).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from command import FILE_ENDING, DataSet, main
+
+from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+
+
+def masks_of_structure_sets(data: Path, work: Path) -> Path:
+    """Convert the structure sets, which are drawn on every slice, to masks."""
+    dense = work / "nnUNet_raw" / "Dataset501_SoftTissueSarcomaPET"
+    if not dense.exists():
+        convert_rtstruct(
+            data, 501, "SoftTissueSarcomaPET", rois={"tumour": "GTV_Mass.*"}, modality="PT",
+            settings=ConversionSettings(relevance="none"), jobs=os.cpu_count() or 1,
+        )  # fmt: skip
+    folder = work / "dense"
+    for kind, source in (("images", "imagesTr"), ("labels", "labelsTr")):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for file in (dense / source).glob(f"*{FILE_ENDING}"):
+            link = folder / kind / f"{file.name.removesuffix(FILE_ENDING).removesuffix('_0000')}{FILE_ENDING}"
+            if not link.exists():
+                link.symlink_to(file)
+    return folder
+
+
+SARCOMA = DataSet(
+    name="sarcoma",
+    title="Soft-tissue sarcoma in PET",
+    source="TCIA Soft-tissue-Sarcoma (IBSI validation set), PET with the tumour's contours",
+    script=Path(__file__).name,
+    labels={"tumour": 1},
+    channel="PET",
+    prepare=masks_of_structure_sets,
+    tolerance_mm=4.0,
+    cases=(14, 2, 14),
+    features=(8, 16, 32),
+    patch_zyx=(32, 32, 32),
+)
+
+if __name__ == "__main__":
+    main(SARCOMA, __doc__)
