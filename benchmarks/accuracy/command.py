@@ -60,7 +60,7 @@ class DataSet:
     cases : tuple of int
         How many train, validate and test.
     features, patch_zyx : tuple of int
-        Of the small network.
+        Of the small network; empty: as planned.
     """
 
     name: str

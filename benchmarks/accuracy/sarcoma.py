@@ -43,8 +43,8 @@ SARCOMA = DataSet(
     prepare=masks_of_structure_sets,
     tolerance_mm=4.0,
     cases=(14, 2, 14),
-    features=(8, 16, 32),
-    patch_zyx=(32, 32, 32),
+    features=(8, 16, 32, 64),
+    patch_zyx=(),
 )
 
 if __name__ == "__main__":
