@@ -84,6 +84,9 @@ METHODS = {
     "both": Method("WSL, distance and intensity", "StudyWSL", "Both"),
     "wide": Method("WSL, sigma 2 mm", "StudyWSL", "Wide"),
     "wide-entropy": Method("WSL, sigma 2 mm, cross-entropy", "StudyWSLCrossEntropy", "Wide"),
+    "wide-entropy-decay": Method(
+        "WSL, sigma 2 mm, cross-entropy, lambda falls to 0", "StudyWSLCrossEntropyDecay", "Wide"
+    ),
 }
 
 ARMS = {f"{labelling}-{method}": (labelling, method) for labelling, method in product(LABELLINGS, METHODS)}

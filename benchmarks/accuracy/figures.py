@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arms import ARMS, BETWEEN, METHODS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from study import pooled, seed_means
@@ -104,28 +105,38 @@ def curves(study: dict[str, Any], path: Path) -> None:
 
 
 def effort(study: dict[str, Any], path: Path) -> None:
-    """Dice of the test cases against the share of the slices that was drawn; seeds as small marks."""
+    """Dice of the test cases against the share of the slices that was drawn: one line per supervision and method."""
     figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    runs, arms = study["runs"], arms_of(study)
-    shares = sorted({run["share_drawn"] for run in arms.values()})
-    for colour, (arm, run) in zip(cycle(COLOURS), arms.items(), strict=False):
-        means = np.array(list(seed_means(runs, arm, "dice").values()))
-        # Arms with the same slices stand side by side.
-        beside = [name for name, other in arms.items() if other["share_drawn"] == run["share_drawn"]]
-        x = 100 * run["share_drawn"] + 3 * (beside.index(arm) - (len(beside) - 1) / 2)
-        marker = "o" if "WSL" in title_of(run) else "s"
-        axes.scatter([x] * len(means), means, marker=marker, s=12, color=colour, alpha=0.6)
-        axes.scatter(x, means.mean(), marker=marker, s=70, color=colour, label=title_of(run))
-        if run["share_drawn"] == max(shares):
-            axes.axhline(means.mean(), color=colour, linestyle=":", linewidth=1)
-    axes.set_xticks([100 * share for share in shares], [f"{share:.0%}" for share in shares])
+    arms = arms_of(study)
+    points = {
+        arm: (100 * run["share_drawn"], np.array(list(seed_means(study["runs"], arm, "dice").values())))
+        for arm, run in arms.items()
+        if ARMS[arm][0].startswith(("dense", "every"))
+    }
+    for between, colour in zip(BETWEEN, ("#d9480f", "#0a6cff", "#2b8a3e"), strict=True):
+        for method, style in (("stock", "s--"), ("wsl", "o-")):
+            line = [points[arm] for arm in points if ARMS[arm][0].endswith(between) and ARMS[arm][1] == method]
+            if not line:
+                continue
+            if f"dense-{method}" in points:
+                line.append(points[f"dense-{method}"])
+            line.sort(key=lambda point: point[0])
+            # The two methods stand side by side.
+            shares = np.array([share for share, _ in line]) * (0.985 if method == "stock" else 1.015)
+            title = f"{BETWEEN[between]}: {METHODS[method].title}"
+            axes.plot(shares, [dice.mean() for _, dice in line], style, color=colour, label=title, markersize=8)
+            for share, (_, dice) in zip(shares, line, strict=True):
+                axes.plot([share] * len(dice), dice, style[0], color=colour, markersize=3, alpha=0.6)
+    axes.set_xscale("log")
+    shares_drawn = sorted({share for share, _ in points.values()})
+    axes.set_xticks(shares_drawn, [f"{share:.0f} %" for share in shares_drawn])
+    axes.minorticks_off()
     axes.set_xlabel("slices drawn, of those that show an object")
-    axes.set_ylabel("Dice, mean over test cases")
-    axes.set_xlim(0, 115)
+    axes.set_ylabel("Dice, mean over test cases; small: seeds")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
