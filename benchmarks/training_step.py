@@ -1,11 +1,12 @@
 """What relevance supervision costs per training step, loader included, against stock nnUNetTrainer.
 
-    python benchmarks/training_step.py [--relevance 2] [--labels R] [--steps 6] [--rounds 5] [--device cpu]
+    python benchmarks/training_step.py [--relevance 2] [--labels R] [--confidence] [--steps 6] [--rounds 5]
 
 Both trainers see the same images, labels, plan and patch, in one process, in alternating rounds; the loader runs in
 the training process, so that its whole cost is in the step. The loader alone runs on one thread, as in nnU-Net's
 worker processes, draws the same patches and augmentations for both, and is measured in CPU time, which other load on
-the machine disturbs less. Results go to ``training_step_relevanceR_labelsL.json`` beside this script.
+the machine disturbs less. Results go to ``training_step_relevanceR_labelsL.json`` beside this script, with
+``_confidence`` behind if the dataset has confidence channels too.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ SHAPE_ZYX = (40, 64, 56)
 STOCK, WSL = "Dataset901_StepStock", "Dataset902_StepWSL"
 
 
-def write_dataset(folder: Path, num_relevance: int, num_labels: int) -> None:
-    """Four cases of noise with a ball of shells; relevance falls off with the distance from the shells' surfaces."""
+def write_dataset(folder: Path, num_relevance: int, num_labels: int, confidence: bool) -> None:
+    """Four cases of noise with a ball of shells; relevance falls off with the distance from the shells' surfaces.
+
+    The confidence is as if every 5th slice were drawn and the others interpolated.
+    """
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -45,11 +49,12 @@ def write_dataset(folder: Path, num_relevance: int, num_labels: int) -> None:
         image = (100 * (radius < 12) + rng.normal(0, 30, SHAPE_ZYX)).astype(np.float32)
         surfaces = [12 - 2.5 * k for k in range(max(num_relevance, num_labels))]
         relevance = [np.exp(-((radius - r) ** 2) / 8).astype(np.float32) for r in surfaces[:num_relevance]]
-        for channel, volume in enumerate([image, *relevance]):
+        maps = [*relevance, *(np.where(z % 5, 1 - r, 1) for r in relevance if confidence)]
+        for channel, volume in enumerate([image, *maps]):
             sitk.WriteImage(sitk.GetImageFromArray(volume), str(folder / f"imagesTr/case{case}_{channel:04d}.nii.gz"))
         label = sum((radius < r).astype(np.uint8) for r in surfaces[:num_labels])
         sitk.WriteImage(sitk.GetImageFromArray(label), str(folder / f"labelsTr/case{case}.nii.gz"))
-    channels = {"0": "MR"} | {str(c): "noNorm" for c in range(1, num_relevance + 1)}
+    channels = {"0": "MR"} | {str(c): "noNorm" for c in range(1, len(maps) + 1)}
     content: dict[str, Any] = {
         "channel_names": channels,
         "labels": {"background": 0} | {f"shell {k}": k for k in range(1, num_labels + 1)},
@@ -59,6 +64,9 @@ def write_dataset(folder: Path, num_relevance: int, num_labels: int) -> None:
     if num_relevance:
         relevance_channels = {str(c): f"object {c}" for c in range(1, num_relevance + 1)}
         content["wsl"] = {"format_version": FORMAT_VERSION, "relevance_channels": relevance_channels}
+        if confidence:
+            confidence_channels = {str(c + num_relevance): f"object {c}" for c in range(1, num_relevance + 1)}
+            content["wsl"]["confidence_channels"] = confidence_channels
     (folder / "dataset.json").write_text(json.dumps(content))
     (folder / "splits_final.json").write_text(json.dumps([{"train": ["case0", "case1", "case2"], "val": ["case3"]}]))
 
@@ -122,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--relevance", type=int, default=2, help="number of relevance channels")
     parser.add_argument("--labels", type=int, help="number of labels; one per relevance channel by default")
+    parser.add_argument("--confidence", action="store_true", help="with confidence channels")
     parser.add_argument("--steps", type=int, default=6, help="per round and trainer; 0 for the loader alone")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
@@ -138,7 +147,7 @@ def main() -> None:
             os.environ[name] = str(Path(work) / name)
         os.environ.setdefault("nnUNet_def_n_proc", "2")
         for dataset, number in ((STOCK, 0), (WSL, args.relevance)):
-            write_dataset(Path(os.environ["nnUNet_raw"]) / dataset, number, labels)
+            write_dataset(Path(os.environ["nnUNet_raw"]) / dataset, number, labels, args.confidence)
             planner = str(Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess")
             command = [planner, "-d", dataset[7:10], "-c", "3d_fullres", "-np", "2"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -171,11 +180,13 @@ def main() -> None:
         "patch_zyx": [int(n) for n in patch],
         "relevance_channels": args.relevance,
         "labels": labels,
+        "confidence": args.confidence,
         "results": results,
         "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": args.device},
     }
-    path = Path(__file__).with_name(f"training_step_relevance{args.relevance}_labels{labels}.json")
+    suffix = "_confidence" if args.confidence else ""
+    path = Path(__file__).with_name(f"training_step_relevance{args.relevance}_labels{labels}{suffix}.json")
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 

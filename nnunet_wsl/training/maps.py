@@ -28,6 +28,8 @@ STEPS = 255
 _CHUNK = (1, 64, 128, 128)
 _BLOCK = (1, 16, 32, 32)  # 16 KiB; larger blocks hold more voxels that a patch does not need
 
+_POSITIONS = 256  # that are located at a time, so that what is found stays in the processor's cache
+
 
 def write_maps(data: Any, first: int, path: Path, modified_ns: int) -> None:
     """Write the maps of one case in compact form; the file appears complete or not at all.
@@ -163,16 +165,9 @@ class MapsPatch:
             start.append(min(max(math.floor(low) - 1, -1), n))
             stop.append(max(min(math.floor(high) + 3, n + 1), start[-1] + 1))
         region = self._region(start, [b - a for a, b in zip(start, stop, strict=True)])
-        # Most voxels lie between eight zeros; one look tells which, and in which maps: map c has bit c modulo 8.
-        busy = np.zeros(region.shape[1:], np.uint8)
-        for c, values in enumerate(region):
-            busy |= (values != 0) * np.uint8(1 << c % 8)
-        busy[:-1] |= busy[1:]
-        busy[:, :-1] |= busy[:, 1:]
-        busy[:, :, :-1] |= busy[:, :, 1:]
         result = np.zeros((len(region), *grid.shape[:3]), np.uint8)
         rows = result.reshape(len(region), -1)
-        _interpolate(region, busy, np.array(start), np.array(self.shape_zyx), positions, rows)
+        _interpolate(region, np.array(start), np.array(self.shape_zyx), positions, rows)
         return self._result(result)
 
     def _region(self, start: Sequence[int], shape: Sequence[int]) -> NDArray[np.uint8]:
@@ -196,58 +191,113 @@ class MapsPatch:
         return torch.from_numpy(values[:, 0] if self.planar else values)
 
 
-@numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _bounds(grid: NDArray[np.float32]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return the smallest and the largest x, y, z of a grid (N, 3)."""
-    x0, y0, z0 = x1, y1, z1 = grid[0, 0], grid[0, 1], grid[0, 2]
-    for n in range(1, len(grid)):
-        x, y, z = grid[n, 0], grid[n, 1], grid[n, 2]
-        x0, y0, z0 = min(x0, x), min(y0, y), min(z0, z)
-        x1, y1, z1 = max(x1, x), max(y1, y), max(z1, z)
-    return (x0, y0, z0), (x1, y1, z1)
+def _bounds(positions: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the smallest and the largest x, y, z of positions (N, 3)."""
+    whole = len(positions) // _POSITIONS * _POSITIONS
+    bounds = []
+    for function in (np.min, np.max):
+        # Many at a time: numpy is slow over rows of three.
+        rows = function(positions[:whole].reshape(-1, 3 * _POSITIONS), axis=0) if whole else positions[:1]
+        bounds.append(function(np.concatenate([rows.reshape(-1, 3), positions[whole:]]), axis=0))
+    return bounds[0], bounds[1]
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _busy(region: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Tell which maps of a region (T, z, y, x) are not zero at a voxel or its next ones: map c has bit c modulo 8."""
+    busy = np.zeros(region.shape[1:], np.uint8)
+    for c in range(len(region)):
+        _mark(busy.reshape(-1), region[c].reshape(-1), np.uint8(1 << c % 8))
+    for z in range(len(busy)):
+        for y in range(len(busy[z])):
+            _unite(busy[z, y, :-1], busy[z, y, 1:])
+            if y:
+                _unite(busy[z, y - 1], busy[z, y])
+        if z:
+            _unite(busy[z - 1].reshape(-1), busy[z].reshape(-1))
+    return busy
+
+
+# The loops below run over the whole of arrays that were passed to a function, which is what gets vectorised.
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _mark(bits: NDArray[np.uint8], values: NDArray[np.uint8], bit: np.uint8) -> None:
+    for n in range(len(bits)):
+        bits[n] |= bit if values[n] else np.uint8(0)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _unite(bits: NDArray[np.uint8], others: NDArray[np.uint8]) -> None:
+    for n in range(len(bits)):
+        bits[n] |= others[n]
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _interpolate(
     region: NDArray[np.uint8],
-    busy: NDArray[np.uint8],
     start_zyx: NDArray[np.int64],
     shape_zyx: NDArray[np.int64],
     grid: NDArray[np.float32],
     out: NDArray[np.uint8],
 ) -> None:
     """Interpolate a region (T, z, y, x) of the patch at the positions (N, 3) of the grid, into zeros (T, N)."""
-    # float32 and unsigned throughout: float64 and the test for negative indices take twice as long
+    # Most voxels lie between eight zeros; one look tells which, and in which maps.
+    busy = _busy(region).reshape(-1)
+    maps = region.reshape(len(region), -1)
     half = np.float32(0.5)
-    depth, height, width = region.shape[1:]
-    scale_z, scale_y, scale_x = (
-        half * np.float32(shape_zyx[0]),
-        half * np.float32(shape_zyx[1]),
-        half * np.float32(shape_zyx[2]),
-    )
-    shift_z = scale_z - half - np.float32(start_zyx[0])
-    shift_y = scale_y - half - np.float32(start_zyx[1])
-    shift_x = scale_x - half - np.float32(start_zyx[2])
-    end_z, end_y, end_x = np.float32(depth - 1), np.float32(height - 1), np.float32(width - 1)
-    for n in range(len(grid)):
-        x, y, z = grid[n, 0] * scale_x + shift_x, grid[n, 1] * scale_y + shift_y, grid[n, 2] * scale_z + shift_z
-        if not (x >= 0 and y >= 0 and z >= 0 and x < end_x and y < end_y and z < end_z):
-            continue
-        i, j, k = np.uint64(z), np.uint64(y), np.uint64(x)
-        bits = busy[i, j, k]
-        if bits == 0:
-            continue
-        i1, j1, k1 = i + np.uint64(1), j + np.uint64(1), k + np.uint64(1)
-        dz, dy, dx = z - np.float32(i), y - np.float32(j), x - np.float32(k)
-        for c in range(len(region)):
-            if not (bits >> (c % 8)) & 1:
+    scale_zyx = half * shape_zyx.astype(np.float32)
+    shift_zyx = scale_zyx - half - start_zyx.astype(np.float32)
+    row, plane, one = np.uint64(region.shape[3]), np.uint64(region.shape[2] * region.shape[3]), np.uint64(1)
+    cells = np.empty(_POSITIONS, np.int32)
+    dz, dy, dx = np.empty(_POSITIONS, np.float32), np.empty(_POSITIONS, np.float32), np.empty(_POSITIONS, np.float32)
+    for first in range(0, len(grid), _POSITIONS):
+        count = min(_POSITIONS, len(grid) - first)
+        positions = grid[first : first + count].reshape(-1)
+        _locate(positions, scale_zyx, shift_zyx, region.shape[1:], cells[:count], dz[:count], dy[:count], dx[:count])
+        for n in range(count):
+            if cells[n] < 0:
                 continue
-            near_low = _mix(region[c, i, j, k], region[c, i, j, k1], dx)
-            near_high = _mix(region[c, i, j1, k], region[c, i, j1, k1], dx)
-            far_low = _mix(region[c, i1, j, k], region[c, i1, j, k1], dx)
-            far_high = _mix(region[c, i1, j1, k], region[c, i1, j1, k1], dx)
-            value = _mix(_mix(near_low, near_high, dy), _mix(far_low, far_high, dy), dz)
-            out[c, n] = np.uint8(value + half)
+            k = np.uint64(cells[n])  # unsigned, or numba would take negative indices into account
+            bits = busy[k]
+            if bits == 0:
+                continue
+            z, y, x = dz[n], dy[n], dx[n]
+            for c in range(len(maps)):
+                if not (bits >> (c % 8)) & 1:
+                    continue
+                values = maps[c]
+                near_low = _mix(values[k], values[k + one], x)
+                near_high = _mix(values[k + row], values[k + row + one], x)
+                far_low = _mix(values[k + plane], values[k + plane + one], x)
+                far_high = _mix(values[k + plane + row], values[k + plane + row + one], x)
+                value = _mix(_mix(near_low, near_high, y), _mix(far_low, far_high, y), z)
+                out[c, first + n] = np.uint8(value + half)
+
+
+@numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _locate(
+    positions: NDArray[np.float32],
+    scale_zyx: NDArray[np.float32],
+    shift_zyx: NDArray[np.float32],
+    shape_zyx: tuple[int, int, int],
+    cells: NDArray[np.int32],
+    dz: NDArray[np.float32],
+    dy: NDArray[np.float32],
+    dx: NDArray[np.float32],
+) -> None:
+    """Find the voxel below each position, -1 outside the region, and how far above it the position lies."""
+    row, plane = np.int32(shape_zyx[2]), np.int32(shape_zyx[1] * shape_zyx[2])
+    end_z, end_y, end_x = np.float32(shape_zyx[0] - 1), np.float32(shape_zyx[1] - 1), np.float32(shape_zyx[2] - 1)
+    scale_z, scale_y, scale_x = scale_zyx[0], scale_zyx[1], scale_zyx[2]
+    shift_z, shift_y, shift_x = shift_zyx[0], shift_zyx[1], shift_zyx[2]
+    for n in range(len(cells)):
+        x, y, z = positions[3 * n], positions[3 * n + 1], positions[3 * n + 2]
+        x, y, z = x * scale_x + shift_x, y * scale_y + shift_y, z * scale_z + shift_z
+        inside = (x >= 0) & (y >= 0) & (z >= 0) & (x < end_x) & (y < end_y) & (z < end_z)
+        i, j, k = np.int32(z), np.int32(y), np.int32(x)
+        dz[n], dy[n], dx[n] = z - np.float32(i), y - np.float32(j), x - np.float32(k)
+        cells[n] = np.int32(i * plane + j * row + k) if inside else np.int32(-1)
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
