@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
-from nnunet_wsl.conversion.objects import RESERVED_LABELS
+from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError
 
@@ -225,11 +225,20 @@ def _values(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             "The label maps have the label 'ignore'; contours can be drawn around dense masks only. "
             "Take others, or name the labels to draw with --label NAME=VALUE."
         )
-    return {
+    values = {
         name: tuple(int(v) for v in value) if isinstance(value, list) else (int(value),)
         for name, value in labels.items()
         if name != "background"
     }
+    if problems := [
+        f"dataset.json has the label '{name}' with the value {labels[name]}; expected a name other than "
+        f"{' and '.join(RESERVED_LABELS)}, and values from 1. Correct it, or name the labels to draw with --label "
+        "NAME=VALUE."
+        for name, of_label in values.items()
+        if not is_usable_label(name) or not of_label or min(of_label) < 1
+    ]:
+        raise InputError(problems)
+    return values
 
 
 def _check_values(label_values: Mapping[str, int]) -> None:
@@ -237,7 +246,7 @@ def _check_values(label_values: Mapping[str, int]) -> None:
         f"--label '{name}={value}' cannot be used: expected a name other than {' and '.join(RESERVED_LABELS)}, and a "
         "value from 1. Correct it."
         for name, value in label_values.items()
-        if not name.strip() or name.lower() in RESERVED_LABELS or value < 1
+        if not is_usable_label(name) or value < 1
     ]:
         raise InputError(problems)
 

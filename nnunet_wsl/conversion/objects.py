@@ -15,6 +15,11 @@ Missing = Literal["error", "absent", "unknown"]
 RESERVED_LABELS = ("background", "ignore")
 
 
+def is_usable_label(name: str) -> bool:
+    """Return whether an object may have this name: it is not empty, and in no letter case nnU-Net's own."""
+    return bool(name.strip()) and name.lower() not in RESERVED_LABELS
+
+
 def check_rois(rois: Mapping[str, str]) -> None:
     """Check labels and regular expressions before any file is read.
 
@@ -25,7 +30,7 @@ def check_rois(rois: Mapping[str, str]) -> None:
     """
     problems = []
     for label, expression in rois.items():
-        if not label.strip() or label.lower() in RESERVED_LABELS:
+        if not is_usable_label(label):
             problems.append(f"Label '{label}' cannot be used: it is empty or nnU-Net's own. Choose another name.")
         try:
             re.compile(expression)
@@ -54,10 +59,17 @@ def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
     Raises
     ------
     InputError
-        If the cases have different ROIs: then only the user knows which are the same.
+        If the cases have different ROIs: then only the user knows which are the same. Or if the name of an ROI cannot
+        be that of a label.
     """
     first = next(iter(names_of_cases.values()))
     if all(set(names) == set(first) for names in names_of_cases.values()):
+        if unusable := [name for name in first if not is_usable_label(name)]:
+            raise InputError(
+                f"ROI '{name}' cannot be a label of this name: it is empty or nnU-Net's own. Give it another one with "
+                f"--roi 'NAME={re.escape(name)}', and name every other ROI to convert with a --roi as well."
+                for name in unusable
+            )
         return {name: re.escape(name) for name in first}
     counts = Counter(name for names in names_of_cases.values() for name in set(names))
     listing = ", ".join(f"'{name}' ({count})" for name, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))

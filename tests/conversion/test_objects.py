@@ -45,6 +45,15 @@ def test_different_rois_are_listed_with_counts():
         rois_of_all({"a": ("GTV", "Lung"), "b": ("GTV", "Heart")})
 
 
+def test_without_expressions_no_roi_may_have_a_name_of_nnunet():
+    with pytest.raises(InputError) as caught:
+        rois_of_all({"a": ("GTV", "Background", "IGNORE"), "b": ("IGNORE", "GTV", "Background")})
+    background, ignore = caught.value.problems
+    assert "ROI 'Background' cannot be a label of this name" in background
+    assert "--roi 'NAME=Background'" in background
+    assert "ROI 'IGNORE' cannot be a label of this name" in ignore
+
+
 @pytest.mark.parametrize(
     ("rois", "message"),
     [
