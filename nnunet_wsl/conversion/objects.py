@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Literal
 
 from nnunet_wsl.errors import InputError
@@ -59,8 +60,8 @@ def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
     Raises
     ------
     InputError
-        If the cases have different ROIs: then only the user knows which are the same. Or if the name of an ROI cannot
-        be that of a label.
+        If the cases have different ROIs: then only the user knows which are the same. If the name of an ROI cannot
+        be that of a label. Or if the names of two ROIs differ in letter case only.
     """
     first = next(iter(names_of_cases.values()))
     if all(set(names) == set(first) for names in names_of_cases.values()):
@@ -70,7 +71,15 @@ def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
                 f"--roi 'NAME={re.escape(name)}', and name every other ROI to convert with a --roi as well."
                 for name in unusable
             )
-        return {name: re.escape(name) for name in first}
+        rois = {name: re.escape(name) for name in first}
+        if alike := [(a, b) for a, b in combinations(rois, 2) if _matches(b, rois[a])]:
+            raise InputError(
+                f"The ROIs '{a}' and '{b}' differ in letter case only, so it is not clear whether they are one object. "
+                f"Unite them with --roi '{a}={rois[a]}', or choose one with --roi 'NAME=(?-i:{rois[a]})', in which "
+                "letter case matters; name every other ROI to convert with a --roi as well."
+                for a, b in alike
+            )
+        return rois
     counts = Counter(name for names in names_of_cases.values() for name in set(names))
     listing = ", ".join(f"'{name}' ({count})" for name, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
     raise InputError(
