@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nnunet_wsl.cli.jobs import add_jobs
 from nnunet_wsl.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _add_images(sources: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("source", metavar="SOURCE", help="folder that holds the DICOM files, in any arrangement")
     parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="folder to write to; must not exist")
     _add_modality(parser)
-    _add_jobs(parser)
+    add_jobs(parser, "converted")
     parser.set_defaults(func=_run_images)
 
 
@@ -185,7 +185,7 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         "which keep both (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same id and name")
-    _add_jobs(parser)
+    add_jobs(parser, "converted")
 
 
 def _add_modality(parser: argparse.ArgumentParser) -> None:
@@ -196,13 +196,6 @@ def _add_outside(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outside", choices=("error", "clip"), default="error",
         help="contours that leave the image by more than half a voxel (default: %(default)s)",
-    )  # fmt: skip
-
-
-def _add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
-        help="cases converted at the same time (default: %(default)s, the number of cores)",
     )  # fmt: skip
 
 

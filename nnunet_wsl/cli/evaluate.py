@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_wsl.cli.jobs import add_jobs
 from nnunet_wsl.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--predicted-only", action="store_true",
         help="leave out references without prediction, as for the validation folder of one fold",
     )  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
-        help="cases scored at the same time (default: %(default)s, the number of cores)",
-    )  # fmt: skip
+    add_jobs(parser, "scored")
     parser.set_defaults(func=run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from nnunet_wsl.errors import InputError
 
 EVERY_OBJECT = "*"
 
+MAX_SLICE = 99_999
+"""No image has so many slices; a list beyond would take memory before it can be compared with the image."""
+
 _FORMAT = (
-    'Write slices as "0-4 8" or "all": in JSON as {"case": {"object": "0-4 8"}}, in CSV in the columns '
-    "case, object and slices. The object * stands for every object that is not listed itself."
+    f'Write slices, from 0 to {MAX_SLICE}, as "0-4 8" or "all": in JSON as {{"case": {{"object": "0-4 8"}}}}, in '
+    "CSV in the columns case, object and slices. The object * stands for every object that is not listed itself."
 )
 
 
@@ -52,7 +56,8 @@ def read_annotated(path: Path, cases: Collection[str], objects: Collection[str])
             problems.append(f"{path}: case '{case}' lists '{name}', which is no label. The labels are "
                             f"{', '.join(objects)}, and {EVERY_OBJECT} for all.")  # fmt: skip
         elif (slices := _parse(value)) is None:
-            problems.append(f"{path}: case '{case}', object '{name}': '{value}' lists no slices. {_FORMAT}")
+            shown = text if len(text := str(value)) <= 40 else f"{text[:40]}..."
+            problems.append(f"{path}: case '{case}', object '{name}': '{shown}' lists no slices. {_FORMAT}")
         else:
             of_case = listed.setdefault(case, {})
             of_case[name] = _united(of_case.get(name, ()), slices)
@@ -87,19 +92,51 @@ def slices_within(listed: SliceList, num_slices: int, *, case: str, object_name:
 def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
-            if {"case", "object", "slices"} - set(rows.fieldnames or ()):
-                found = ", ".join(rows.fieldnames or ()) or "none"
-                raise InputError(f"{path}: expected the columns case, object and slices, found {found}. {_FORMAT}")
-            yield from ((row["case"], row["object"], row["slices"]) for row in rows)
-            return
-        content = json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise InputError(f"{path}: the list of annotated slices cannot be read: {reason}.") from error
+    return _csv_entries(path, text) if path.suffix.lower() == ".csv" else _json_entries(path, text)
+
+
+def _csv_entries(path: Path, text: str) -> Iterator[tuple[str, str, Any]]:
+    table = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    try:
+        columns, rows = table.fieldnames or (), [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise InputError(f"{path}: is not valid CSV (after line {table.line_num}: {error}). {_FORMAT}") from error
+    # A column without a name, or one of two of the same name, would be lost. The first may be pandas' index.
+    if not {"case", "object", "slices"} <= set(columns) or "" in columns[1:] or len(set(columns)) < len(columns):
+        found = ", ".join(columns) or "none"
+        raise InputError(f"{path}: expected the columns case, object and slices, found {found}. {_FORMAT}")
+    if problems := [
+        f"{path}: line {line} has more columns than the {len(columns)} named in the first. Put a list of slices with "
+        f"commas in quotes, or separate them by blanks. {_FORMAT}"
+        for line, row in rows
+        if None in row
+    ]:
+        raise InputError(problems)
+    yield from ((row["case"], row["object"], row["slices"]) for _, row in rows)
+
+
+def _json_entries(path: Path, text: str) -> Iterator[tuple[str, str, Any]]:
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: is not valid JSON (line {error.lineno}: {error.msg}). {_FORMAT}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: has a number of too many digits, or is nested too deeply. {_FORMAT}") from error
+    if repeated:
+        raise InputError(
+            f"{path}: '{name}' is listed twice in one place, and the first would be lost. Write each case, and each "
+            "object of a case, once."
+            for name in repeated
+        )
     if not isinstance(content, Mapping) or not all(isinstance(of_case, Mapping) for of_case in content.values()):
         raise InputError(f"{path}: expected an object of cases, each an object of objects. {_FORMAT}")
     for case, of_case in content.items():
@@ -109,7 +146,7 @@ def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:
 def _parse(value: Any) -> SliceList | None:
     """Return the slices that a list or a text means; None if it means none."""
     if isinstance(value, list):
-        whole = all(isinstance(k, int) and not isinstance(k, bool) and k >= 0 for k in value)
+        whole = all(isinstance(k, int) and not isinstance(k, bool) and 0 <= k <= MAX_SLICE for k in value)
         return tuple(sorted(set(value))) if whole else None
     if not isinstance(value, str):
         return None
@@ -117,12 +154,12 @@ def _parse(value: Any) -> SliceList | None:
         return "all"
     slices: set[int] = set()
     for word in value.replace(",", " ").split():
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word)
         if not found:
             return None
         first = int(found[1])
         last = int(found[2] or first)
-        if last < first:
+        if not first <= last <= MAX_SLICE:
             return None
         slices.update(range(first, last + 1))
     return tuple(sorted(slices))

@@ -65,6 +65,7 @@ from nnunet_wsl.relevance import (
     plan_scales,
     relevance_maps,
 )
+from nnunet_wsl.relevance.settings import RANGES
 
 _LOG = logging.getLogger(__name__)
 
@@ -365,15 +366,22 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
         if values is not None and len(values) not in (1, expected)
     ]
     problems += [
-        f"{option} {value} is not a positive number."
-        for option, values in (("--sigma-mm", settings.sigma_mm), ("--intensity-scale", settings.intensity_scale))
+        f"{option} {value} is not a positive number from {low:g} to {high:g}."
+        for option, values, (low, high) in (
+            ("--sigma-mm", settings.sigma_mm, RANGES["sigma_mm"]),
+            ("--intensity-scale", settings.intensity_scale, RANGES["intensity_scale"]),
+        )
         for value in values or ()
-        if not (np.isfinite(value) and value > 0)
+        if not low <= value <= high
     ]
     if settings.annotated_margin < 0:
         problems.append(f"--annotated-margin {settings.annotated_margin} is negative. Give a number of slices from 0.")
-    if not (np.isfinite(settings.contour_sigma_mm) and settings.contour_sigma_mm >= 0):
-        problems.append(f"--contour-sigma-mm {settings.contour_sigma_mm} is no distance. Give a number of mm from 0.")
+    largest_mm = RANGES["sigma_mm"][1]
+    if not 0 <= settings.contour_sigma_mm <= largest_mm:
+        problems.append(
+            f"--contour-sigma-mm {settings.contour_sigma_mm} is no distance. Give a number of mm from 0 to "
+            f"{largest_mm:g}."
+        )
     if problems:
         raise InputError(problems)
 

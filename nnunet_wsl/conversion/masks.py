@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import SimpleITK as sitk
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
-from nnunet_wsl.conversion.objects import RESERVED_LABELS
+from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError
 
@@ -110,7 +111,7 @@ def convert_masks(
         Folder with ``CASE_0000.nii.gz`` and so on, or ``CASE.nii.gz`` where there is one channel.
     labels : path
         Folder with the label maps, ``CASE.nii.gz``. What ``dataset.json``, there or in the folder above, says of
-        labels and channels is used unless given here.
+        labels and channels is used unless given here; that of nnU-Net v1, with names by value and ``modality``, too.
     dataset_id, name : int, str
         The dataset becomes ``DatasetXXX_NAME``.
     label_values : mapping of str to int, optional
@@ -149,12 +150,7 @@ def convert_masks(
     values = {label: (value,) for label, value in label_values.items()} if label_values else _values(described)
     if label_values:
         _check_values(label_values)
-    channels = tuple(channels or described.get("channel_names", {}).values())
-    if not channels:
-        raise InputError(
-            "The names of the image channels are not known, and nnU-Net normalises by them. Give --channel once per "
-            "channel, for example --channel CT."
-        )
+    channels = tuple(channels) if channels else _channels(described)
     found = _find_images(image_folder, label_folder, described.get("file_ending", FILE_ENDING), len(channels))
     cases = [
         MaskCase(case, paths, labels_path, values, bool(label_values), simulation, plane)
@@ -204,7 +200,7 @@ def _dataset_json(label_folder: Path) -> dict[str, Any]:
         if path.is_file():
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise InputError(f"'{path}' cannot be read as JSON: {error}. Correct or remove it.") from error
             if isinstance(content, dict):
                 return content
@@ -220,16 +216,55 @@ def _values(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             "The labels are not known: there is no dataset.json with labels beside the label maps. "
             "Give --label NAME=VALUE once per label."
         )
+    if not isinstance(labels, dict):
+        raise InputError(
+            "The labels in dataset.json are no JSON object; expected a value for every name. Correct it, or name the "
+            "labels to draw with --label NAME=VALUE."
+        )
+    if all(number.isdecimal() and isinstance(name, str) for number, name in labels.items()):
+        # That of nnU-Net v1 and the Medical Segmentation Decathlon has a name for every value.
+        labels = {name: [number for number in labels if labels[number] == name] for name in labels.values()}
     if "ignore" in labels:
         raise InputError(
             "The label maps have the label 'ignore'; contours can be drawn around dense masks only. "
             "Take others, or name the labels to draw with --label NAME=VALUE."
         )
-    return {
-        name: tuple(int(v) for v in value) if isinstance(value, list) else (int(value),)
-        for name, value in labels.items()
-        if name != "background"
-    }
+    values = {name: _whole_numbers(value) for name, value in labels.items() if name != "background"}
+    if problems := [
+        f"dataset.json has the label '{name}' with the value {json.dumps(labels[name])}; expected a name other than "
+        f"{' and '.join(RESERVED_LABELS)}, and whole values from 1. Correct it, or name the labels to draw with "
+        "--label NAME=VALUE."
+        for name, of_label in values.items()
+        if not is_usable_label(name) or min(of_label, default=0) < 1
+    ]:
+        raise InputError(problems)
+    return values
+
+
+def _whole_numbers(value: Any) -> tuple[int, ...]:
+    """Return the label values that dataset.json means, numbers or texts of digits; none if any is neither."""
+    numbers = [
+        int(v) if isinstance(v, str) and re.fullmatch("[0-9]{1,9}", v) else v
+        for v in (value if isinstance(value, list) else [value])
+    ]
+    return tuple(numbers) if all(isinstance(v, int) and not isinstance(v, bool) for v in numbers) else ()
+
+
+def _channels(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the image channels that dataset.json describes, in the order of their numbers."""
+    names = described.get("channel_names", described.get("modality"))  # what nnU-Net v1 called it
+    if not names:
+        raise InputError(
+            "The names of the image channels are not known, and nnU-Net normalises by them. Give --channel once per "
+            "channel, for example --channel CT."
+        )
+    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
+    if not numbers or set(numbers) != set(names) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(
+            f"The image channels in dataset.json are {json.dumps(names)}; expected a name for every number from 0, as "
+            'in {"0": "CT"}. Correct it, or give --channel once per channel.'
+        )
+    return tuple(names[number] for number in numbers)
 
 
 def _check_values(label_values: Mapping[str, int]) -> None:
@@ -237,7 +272,7 @@ def _check_values(label_values: Mapping[str, int]) -> None:
         f"--label '{name}={value}' cannot be used: expected a name other than {' and '.join(RESERVED_LABELS)}, and a "
         "value from 1. Correct it."
         for name, value in label_values.items()
-        if not name.strip() or name.lower() in RESERVED_LABELS or value < 1
+        if not is_usable_label(name) or value < 1
     ]:
         raise InputError(problems)
 
@@ -285,7 +320,14 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:
         )
     width, height, depth = image.GetSize()
     direction = np.array(image.GetDirection()).reshape(3, 3)
-    return sitk.GetArrayFromImage(image), Grid(image.GetOrigin(), image.GetSpacing(), direction, (depth, height, width))
+    try:
+        grid = Grid(image.GetOrigin(), image.GetSpacing(), direction, (depth, height, width))
+    except ValueError as error:
+        raise InputError(
+            f"'{path}' is no grid of voxels: expected axes at right angles, positive spacings and a finite origin. "
+            "Correct its header, or resample it."
+        ) from error
+    return sitk.GetArrayFromImage(image), grid
 
 
 def _check_geometry(case: str, path: Path, grid: Grid, label_path: Path, label_grid: Grid) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Literal
 
 from nnunet_wsl.errors import InputError
@@ -13,6 +14,11 @@ Missing = Literal["error", "absent", "unknown"]
 """What it means that a case has no contour of an object: an error, the object is not there, or nothing is known."""
 
 RESERVED_LABELS = ("background", "ignore")
+
+
+def is_usable_label(name: str) -> bool:
+    """Return whether an object may have this name: it is not empty, and in no letter case nnU-Net's own."""
+    return bool(name.strip()) and name.lower() not in RESERVED_LABELS
 
 
 def check_rois(rois: Mapping[str, str]) -> None:
@@ -25,7 +31,7 @@ def check_rois(rois: Mapping[str, str]) -> None:
     """
     problems = []
     for label, expression in rois.items():
-        if not label.strip() or label.lower() in RESERVED_LABELS:
+        if not is_usable_label(label):
             problems.append(f"Label '{label}' cannot be used: it is empty or nnU-Net's own. Choose another name.")
         try:
             re.compile(expression)
@@ -54,11 +60,26 @@ def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
     Raises
     ------
     InputError
-        If the cases have different ROIs: then only the user knows which are the same.
+        If the cases have different ROIs: then only the user knows which are the same. If the name of an ROI cannot
+        be that of a label. Or if the names of two ROIs differ in letter case only.
     """
     first = next(iter(names_of_cases.values()))
     if all(set(names) == set(first) for names in names_of_cases.values()):
-        return {name: re.escape(name) for name in first}
+        if unusable := [name for name in first if not is_usable_label(name)]:
+            raise InputError(
+                f"ROI '{name}' cannot be a label of this name: it is empty or nnU-Net's own. Give it another one with "
+                f"--roi 'NAME={re.escape(name)}', and name every other ROI to convert with a --roi as well."
+                for name in unusable
+            )
+        rois = {name: re.escape(name) for name in first}
+        if alike := [(a, b) for a, b in combinations(rois, 2) if _matches(b, rois[a])]:
+            raise InputError(
+                f"The ROIs '{a}' and '{b}' differ in letter case only, so it is not clear whether they are one object. "
+                f"Unite them with --roi '{a}={rois[a]}', or choose one with --roi 'NAME=(?-i:{rois[a]})', in which "
+                "letter case matters; name every other ROI to convert with a --roi as well."
+                for a, b in alike
+            )
+        return rois
     counts = Counter(name for names in names_of_cases.values() for name in set(names))
     listing = ", ".join(f"'{name}' ({count})" for name, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
     raise InputError(

@@ -15,6 +15,9 @@ from nnunet_wsl.errors import InputError
 _HARMONICS = 4
 """Jitter has up to this many waves around a contour."""
 
+MAX_EVERY, MAX_JITTER_MM = 1_000_000, 1e6
+"""Beyond any image, and within what its indices and points can hold."""
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -48,10 +51,12 @@ class Simulation:
     def __post_init__(self) -> None:
         """Check the numbers."""
         problems = []
-        if self.every < 1:
-            problems.append(f"--every {self.every} is no step. Give a number of slices from 1.")
-        if not (np.isfinite(self.jitter_mm) and self.jitter_mm >= 0):
-            problems.append(f"--jitter-mm {self.jitter_mm} is no distance. Give a number of mm from 0.")
+        if not 1 <= self.every <= MAX_EVERY:
+            problems.append(f"--every {self.every} is no step. Give a number of slices from 1 to {MAX_EVERY}.")
+        if not 0 <= self.jitter_mm <= MAX_JITTER_MM:
+            problems.append(
+                f"--jitter-mm {self.jitter_mm} is no distance. Give a number of mm from 0 to {MAX_JITTER_MM:g}."
+            )
         problems += [
             f"{option} {share} is no share. Give a number from 0 to 1."
             for option, share in (("--drop", self.drop), ("--open", self.opened))

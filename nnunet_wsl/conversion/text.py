@@ -54,12 +54,15 @@ class TextContour:
         DICOM Instance Number of the image that it is drawn on.
     points_xy : ndarray of float64, shape (N, 2)
         Its points as the file has them.
+    matched : tuple of str
+        What the Instance Number and every ``*`` of the pattern are in its name, in small letters.
     """
 
     file: PurePath
     label: str
     instance_number: int
     points_xy: npt.NDArray[np.float64]
+    matched: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def convert_text(
     contours : mapping of str to str, optional
         Label to the name of its files, in any letter case: ``{instance}`` stands for the digits of the Instance Number
         of the image, ``*`` and ``?`` for any text and any character. The labels get the values 1, 2, ... in this
-        order. By default those of the Sunnybrook Cardiac Data, inner and outer.
+        order. By default those of the Sunnybrook Cardiac Data, inner and outer. Several files of one label and image
+        are united if they lie in one folder and differ in nothing but what ``?`` stands for.
     exclude : sequence of str
         Contour files to leave out: patterns, with ``*`` and ``?``, of their paths below the source.
     modality : str, optional
@@ -177,7 +181,7 @@ def convert_text(
     dicom = find_dicom(folder, jobs=jobs)
     _LOG.info("Found %d image series and %d contour files.", len(dicom.series), len(drawn))
     patients = _find_patients(links, dicom.series, drawn, excluded, folder)
-    problems = _repeats(patients, contours or SUNNYBROOK)
+    problems = [*_mixtures(patients), *_repeats(patients, contours or SUNNYBROOK)]
     cases, groups, problems_of_patients = _make_cases(patients, tuple(patterns), modality, first_pixel, settings)
     if problems or problems_of_patients:
         raise InputError([*problems, *problems_of_patients])
@@ -203,7 +207,10 @@ def convert_text(
 
 
 def _compile(contours: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
-    """Make regular expressions, whose one group is the Instance Number, of the file names of the labels."""
+    """Make regular expressions of the file names of the labels.
+
+    The group ``instance`` is the Instance Number; the others are what every ``*`` stands for.
+    """
     if problems := [
         f"--contour '{label}={pattern}': expected one {INSTANCE} where the Instance Number of the image stands, found "
         f"{pattern.count(INSTANCE)}. Write, for example, --contour 'inner={SUNNYBROOK['inner']}'."
@@ -213,8 +220,8 @@ def _compile(contours: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
         raise InputError(problems)
     expressions = {
         label: re.escape(pattern)
-        .replace(re.escape(INSTANCE), r"(\d+)")
-        .replace(r"\*", ".*")
+        .replace(re.escape(INSTANCE), r"(?P<instance>\d+)")
+        .replace(r"\*", "(.*)")
         .replace(r"\?", ".")
         for label, pattern in contours.items()
     }  # fmt: skip
@@ -284,9 +291,12 @@ def _find_contours(
             continue
         ((label, match),) = matches.items()
         try:
-            found.append(TextContour(file, label, int(match[1]), read_text_contour(path)))
+            points_xy = read_text_contour(path)
         except InputError as error:
             problems += error.problems
+            continue
+        matched = tuple(text.lower() for text in match.groups())
+        found.append(TextContour(file, label, int(match["instance"]), points_xy, matched))
     problems += [
         f"--exclude '{pattern}' matches no contour file. Give the path below '{folder}', with * for any text."
         for pattern in exclude
@@ -367,6 +377,31 @@ def _within(series: Iterable[Series], folder: Path) -> Iterable[Series]:
     for one in series:
         if slices := tuple(image for image in one.slices if folder in image.path.parents):
             yield replace(one, slices=slices)
+
+
+def _mixtures(patients: Iterable[_Patient]) -> list[str]:
+    """Report files of one label and image that may be of two annotators: uniting their contours would be wrong.
+
+    Several contours of one annotator are told from that by ``?``, which stands for their number or letter.
+    """
+    problems = []
+    for patient in patients:
+        first_of: dict[tuple[str, int], TextContour] = {}
+        mixed: dict[str, list[tuple[TextContour, TextContour]]] = defaultdict(list)
+        for contour in patient.contours:
+            first = first_of.setdefault((contour.label, contour.instance_number), contour)
+            if (first.file.parent, first.matched) != (contour.file.parent, contour.matched):
+                mixed[contour.label].append((first, contour))
+        for label, pairs in mixed.items():
+            first, second = pairs[0]
+            problems.append(
+                f"'{patient.contour_folder}' has {len(pairs)} contour files too many of label '{label}': an image has "
+                f"another one already. The first are '{first.file}' and '{second.file}', for Instance Number "
+                f"{first.instance_number}; expected files of one annotator, in one folder and with one text for each "
+                "* of the pattern. Write that text instead of * in --contour, or leave the other files out with "
+                "--exclude. If they are several contours of one annotator, write ? for what tells the files apart."
+            )
+    return problems
 
 
 def _repeats(patients: Sequence[_Patient], contours: Mapping[str, str]) -> list[str]:

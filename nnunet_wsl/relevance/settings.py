@@ -14,6 +14,9 @@ Mode = Literal["distance", "intensity", "both"]
 Kernel = Literal["gaussian", "exponential", "linear"]
 Search = Literal["volume", "slice"]
 
+RANGES: Mapping[str, tuple[float, float]] = {"sigma_mm": (1e-6, 1e6), "intensity_scale": (1e-30, 1e300)}
+"""Smallest and largest scales: the maps are computed in single precision, in which others would not be finite."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelevanceSettings:
@@ -39,7 +42,7 @@ class RelevanceSettings:
     Raises
     ------
     InputError
-        If a name is unknown, or a scale is not a positive number.
+        If a name is unknown, or a scale is not a positive number within `RANGES`.
     """
 
     mode: Mode = "distance"
@@ -64,6 +67,12 @@ class RelevanceSettings:
                 for position, value in enumerate(values, start=1)
                 if not value > 0 or (name != "cutoff_mm" and not np.isfinite(value))
             ]
+        problems += [
+            f"The relevance's {name} must be from {low:g} to {high:g}, but value {position} is {value:g}."
+            for name, (low, high) in RANGES.items()
+            for position, value in enumerate(getattr(self, name), start=1)
+            if 0 < value < low or high < value < np.inf
+        ]
         if len(self.sigma_mm) != len(self.cutoff_mm):
             problems.append(
                 f"The relevance needs one sigma_mm and one cutoff_mm per object, but {len(self.sigma_mm)} and "

@@ -64,11 +64,40 @@ def test_json_values_that_are_no_slices(tmp_path, value):
         ("list.csv", "case,slices\nann,1\n", "expected the columns case, object and slices, found case, slices"),
         ("list.csv", "", "found none"),
         ("list.csv", "case,object,slices\nann,GTV\n", "lists no slices"),
+        ("list.csv", "case,object,slices\nbob,GTV,0\nann,GTV,1,4,7\n", "line 3 has more columns than the 3 named"),
+        ("list.csv", "case,object,slices,\nann,GTV,1,4\n", "expected the columns case, object and slices, found"),
+        ("list.csv", "case,object,slices,slices\nann,GTV,1,4\n", "expected the columns case, object and slices, found"),
+        (
+            "list.csv",
+            "case,object,slices\nann,GTV," + "1 " * 90000,
+            "is not valid CSV (after line 1: field larger than",
+        ),
+        ("list.json", '{"ann": {"GTV": "0"}, "ann": {"GTV": "all"}}', "'ann' is listed twice in one place"),
+        ("list.json", '{"ann": {"GTV": "0", "GTV": "all"}}', "'GTV' is listed twice in one place"),
+        ("list.json", "[" * 100000, "or is nested too deeply"),
+        ("list.json", '{"ann": {"GTV": [' + "9" * 5000 + "]}}", "has a number of too many digits"),
     ],
 )
 def test_files_of_another_form(tmp_path, name, content, message):
     (problem,) = problems_of(tmp_path, content, name)
     assert message in problem
+
+
+@pytest.mark.parametrize("slices", ["3-500000000", "500000000", "9" * 5000, "0-" + "9" * 5000, [500000000]])
+def test_more_slices_than_any_image_has(tmp_path, slices):
+    """They are refused before they are written out, and not repeated in full."""
+    (problem,) = problems_of(tmp_path, {"ann": {"GTV": slices}})
+    assert "lists no slices. Write slices, from 0 to 99999, as" in problem
+    assert len(problem) < 500 + len(str(tmp_path))
+
+
+def test_the_last_slice_that_can_be_listed(tmp_path):
+    assert read(tmp_path, {"ann": {"GTV": "99998-99999"}}) == {"ann": {"GTV": (99998, 99999)}}
+
+
+def test_slices_with_commas_in_quotes(tmp_path):
+    content = ',case, object, slices, who\n0,ann, GTV, "1,4,7", me\n'
+    assert read(tmp_path, content, "list.csv") == {"ann": {"GTV": (1, 4, 7)}}
 
 
 def test_files_that_cannot_be_read(tmp_path):

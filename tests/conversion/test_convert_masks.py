@@ -132,6 +132,29 @@ def test_images_without_channel_number(source, raw):
     assert (target / "imagesTr" / "ann_0000.nii.gz").is_file()
 
 
+def test_dataset_json_of_nnunet_v1_and_the_decathlon(source, raw):
+    """It has a name for every value, and calls channels modality; here those are not in order."""
+    labels = {"0": "background", "2": "tumour", "1": "organ"}
+    (source / "dataset.json").write_text(json.dumps({"modality": {"1": "PET", "0": "CT"}, "labels": labels}))
+    target = convert(source)
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz") == 1, LABELS == 2)
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz") == 2, LABELS == 1)
+    content = json.loads((target / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "tumour": 1, "organ": 2}
+    assert content["channel_names"] == {"0": "CT", "1": "PET", "2": "noNorm", "3": "noNorm"}
+
+
+def test_several_values_of_one_name(source, raw):
+    labels = {"0": "background", "1": "organ", "2": "organ"}
+    (source / "dataset.json").write_text(json.dumps({"modality": {"0": "CT", "1": "PET"}, "labels": labels}))
+    np.testing.assert_array_equal(read(convert(source) / "labelsTr" / "ann.nii.gz"), LABELS > 0)
+
+
+def test_label_values_as_text(source, raw):
+    describe(source, {"background": "0", "organ": "1", "tumour": ["2"]})
+    np.testing.assert_array_equal(read(convert(source) / "labelsTr" / "ann.nii.gz"), LABELS)
+
+
 def problems_of(source, raw, **arguments):
     with pytest.raises(InputError) as caught:
         convert(source, **arguments)
@@ -158,6 +181,28 @@ def test_volumes_that_do_not_fit(source, raw):
     assert "lie 0.100 mm apart" in place
 
 
+def test_channels_are_in_the_order_of_their_numbers(source, raw):
+    content = json.loads((source / "dataset.json").read_text()) | {"channel_names": {"1": "PET", "0": "CT"}}
+    (source / "dataset.json").write_text(json.dumps(content))
+    names = json.loads((convert(source) / "dataset.json").read_text())["channel_names"]
+    assert names == {"0": "CT", "1": "PET", "2": "noNorm", "3": "noNorm"}
+
+
+def test_axes_that_are_not_at_right_angles(source, raw):
+    """NRRD can hold such a grid; both cases are reported."""
+    for folder in ("imagesTr", "labelsTr"):
+        for path in (source / folder).iterdir():
+            image = sitk.ReadImage(str(path))
+            if folder == "labelsTr":
+                image.SetDirection([1, 0.3, 0, 0, 0.954, 0, 0, 0, 1])
+            sitk.WriteImage(image, str(path.with_name(path.name.replace(".nii.gz", ".nrrd"))))
+    content = json.loads((source / "dataset.json").read_text()) | {"file_ending": ".nrrd"}
+    (source / "dataset.json").write_text(json.dumps(content))
+    ann, bob = problems_of(source, raw)
+    assert f"'{source}/labelsTr/ann.nrrd' is no grid of voxels: expected axes at right angles" in ann
+    assert f"'{source}/labelsTr/bob.nrrd' is no grid of voxels: expected axes at right angles" in bob
+
+
 def test_label_values_that_are_no_labels(source, raw):
     describe(source, {"background": 0, "organ": 1})
     write_volume(source / "labelsTr" / "bob.nii.gz", LABELS * np.float32(0.5), grid())
@@ -175,6 +220,26 @@ def test_label_values_that_are_no_labels(source, raw):
         ("[]", {}, "expected a JSON object"),
         ("{}", {}, "The labels are not known"),
         ('{"labels": {"background": 0, "a": 1, "ignore": 2}}', {}, "have the label 'ignore'"),
+        ('{"labels": {"background": 0, "Background": 1}}', {}, "has the label 'Background' with the value 1; expected"),
+        ('{"labels": {"background": 0, "IGNORE": 2}}', {}, "has the label 'IGNORE' with the value 2; expected"),
+        ('{"labels": {"background": 0, "zero": 0}}', {}, "has the label 'zero' with the value 0; expected .* from 1"),
+        ('{"labels": {"background": 0, "all": [0, 1]}}', {}, r"has the label 'all' with the value \[0, 1\]; expected"),
+        ('{"labels": {"background": 0, "none": []}}', {}, r"has the label 'none' with the value \[\]; expected"),
+        ('{"labels": {"background": 0, "a": 1.7}}', {}, "has the label 'a' with the value 1.7; .* whole values from 1"),
+        ('{"labels": {"background": 0, "a": [1, true]}}', {}, r"has the label 'a' with the value \[1, true\]"),
+        ('{"labels": {"background": 0, "a": null, "b": "x"}}', {}, "label 'a' with the value null.*\n.*'b' .* \"x\";"),
+        ('{"labels": {"0": "void", "1": "a"}}', {}, "has the label 'void' with the value"),
+        ('{"labels": ["a", "b"]}', {}, "The labels in dataset.json are no JSON object"),
+        (
+            '{"labels": {"a": 1}, "channel_names": ["CT"]}',
+            {},
+            r'channels in dataset.json are \["CT"\]; expected a name',
+        ),
+        ('{"labels": {"a": 1}, "channel_names": {"1": "CT"}}', {}, "expected a name for every number from 0"),
+        ('{"labels": {"a": 1}, "channel_names": {"0": 7}}', {}, "expected a name for every number from 0"),
+        ('{"labels": {"a": 1}, "modality": "CT"}', {}, 'channels in dataset.json are "CT"; expected a name for every'),
+        ("[" * 100000, {}, "cannot be read as JSON"),
+        ('{"labels": {"a": ' + "9" * 5000 + "}}", {}, "cannot be read as JSON"),
         ('{"labels": {"background": 0, "a": 1}}', {}, "The names of the image channels are not known"),
         ("{}", {"label_values": {"ignore": 1}}, "--label 'ignore=1' cannot be used"),
         ("{}", {"label_values": {"a": 0}}, "--label 'a=0' cannot be used"),

@@ -392,7 +392,7 @@ def test_uncertain_contours_widen_relevance_and_leave_their_surroundings_ignored
     np.testing.assert_array_equal(confidence, read(target / "imagesTr" / "ann_rs_0000.nii.gz") != 0)
 
 
-@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, 1e200])
 def test_an_uncertainty_that_is_no_distance(source, raw, value):
     write_patient(source / "ann")
     with pytest.raises(InputError, match=r"--contour-sigma-mm .* is no distance"):
@@ -693,6 +693,14 @@ def test_scales_that_do_not_fit_the_labels(source, raw):
     count, sign = problems_of(source, raw, settings=settings)
     assert "--sigma-mm has 2 values; expected 1" in count
     assert "--intensity-scale -1.0 is not a positive number" in sign
+
+
+def test_scales_out_of_range(source, raw):
+    write_patient(source / "ann")
+    settings = ConversionSettings(sigma_mm=(1e-30,), intensity_scale=(1e-300,))
+    sigma, scale = problems_of(source, raw, settings=settings)
+    assert sigma == "--sigma-mm 1e-30 is not a positive number from 1e-06 to 1e+06."
+    assert scale == "--intensity-scale 1e-300 is not a positive number from 1e-30 to 1e+300."
 
 
 def test_two_series_that_match_equally_well(source, raw):

@@ -353,6 +353,42 @@ def test_contours_of_two_patients_that_are_the_same(source, raw):
     assert json.loads((target / "dataset.json").read_text())["wsl"]["text_contours"]["excluded_files"] == 3
 
 
+def write_second_annotator(folder, name):
+    """Draw the inner contour of frame 1 on slices 1 and 2 again, one voxel to the right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in (1, 2):
+        np.savetxt(folder / name.format(instance(k, 1)), INNER_YX[:, ::-1] + np.array([2, 1]), fmt="%.3f")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("i", "IM-0001-{:04d}-icontour-auto.txt"),
+        ("i", "IM-0001-{:05d}-icontour-manual.txt"),
+        ("auto", "IM-0001-{:04d}-icontour-manual.txt"),
+    ],
+    ids=["another text for *", "another way to write the number", "another folder"],
+)
+def test_contours_of_two_annotators_are_not_united(source, raw, folder, name):
+    drawn = source / "contourfiles" / "HF-2"
+    write_second_annotator(drawn / folder, name)
+    problem = only_problem_of(source, raw)
+    assert problem.startswith("'contourfiles/HF-2' has 2 contour files too many of label 'inner': an image has another")
+    both = {"contourfiles/HF-2/i/IM-0001-0008-icontour-manual.txt", f"contourfiles/HF-2/{folder}/{name}".format(8)}
+    assert {problem.split("'")[5], problem.split("'")[7]} == both
+    assert ", for Instance Number 8; expected files of one annotator" in problem
+
+
+def test_a_narrower_pattern_or_an_exclusion_chooses_an_annotator(source, raw):
+    write_second_annotator(source / "contourfiles" / "HF-2" / "i", "IM-0001-{:04d}-icontour-auto.txt")
+    contours = {"inner": "*-{instance}-icontour-manual.txt", "outer": "*-{instance}-ocontour-*.txt"}
+    narrow = convert_text(source, 503, "Narrow", settings=PRIORITY, contours=contours)
+    without = convert_text(source, 504, "Without", settings=PRIORITY, exclude=["*-auto.txt"])
+    for target in (narrow, without):
+        labels = read(target / "labelsTr" / "bob_phase01.nii.gz")
+        assert np.argwhere(labels[2] == 1).tolist() == [[3, 4], [3, 5]]
+
+
 def test_a_contour_that_one_patient_has_on_two_slices_is_no_mistake(source, raw):
     """That is how the phantoms are drawn."""
     convert_text(source, 503, "Test", settings=PRIORITY)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from nnunet_wsl.conversion.objects import check_rois, match_rois, rois_of_all
@@ -43,6 +45,26 @@ def test_without_expressions_every_roi_is_a_label():
 def test_different_rois_are_listed_with_counts():
     with pytest.raises(InputError, match=r"'GTV' \(2\), 'Heart' \(1\), 'Lung' \(1\).*--roi 'GTV=REGEX'"):
         rois_of_all({"a": ("GTV", "Lung"), "b": ("GTV", "Heart")})
+
+
+def test_without_expressions_no_roi_may_have_a_name_of_nnunet():
+    with pytest.raises(InputError) as caught:
+        rois_of_all({"a": ("GTV", "Background", "IGNORE"), "b": ("IGNORE", "GTV", "Background")})
+    background, ignore = caught.value.problems
+    assert "ROI 'Background' cannot be a label of this name" in background
+    assert "--roi 'NAME=Background'" in background
+    assert "ROI 'IGNORE' cannot be a label of this name" in ignore
+
+
+def test_without_expressions_rois_must_differ_in_more_than_letter_case():
+    with pytest.raises(InputError) as caught:
+        rois_of_all({"a": ("GTV+", "Lung", "gtv+"), "b": ("Lung", "gtv+", "GTV+")})
+    (problem,) = caught.value.problems
+    assert problem.startswith("The ROIs 'GTV+' and 'gtv+' differ in letter case only")
+    unite, choose = re.findall(r"--roi '[^'=]+=(.*?)'", problem)
+    present = {"GTV+": 1, "Lung": 1, "gtv+": 1}
+    assert match_rois("a", present, {"x": unite}) == {"x": ("GTV+", "gtv+")}
+    assert match_rois("a", present, {"x": choose}) == {"x": ("GTV+",)}
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,9 @@ def test_without_jitter_the_annotation_is_never_wrong(truth, every, drop, opened
     ("numbers", "message"),
     [
         ({"every": 0}, "--every 0"),
+        ({"every": 10**30}, "--every 10+ is no step. Give a number of slices from 1 to 1000000"),
         ({"jitter_mm": -1.0}, "--jitter-mm -1"),
+        ({"jitter_mm": 1e308}, r"--jitter-mm 1e\+308 is no distance. Give a number of mm from 0 to 1e\+06"),
         ({"jitter_mm": float("nan")}, "--jitter-mm nan"),
         ({"drop": 1.5}, "--drop 1.5"),
         ({"opened": -0.5}, "--open -0.5"),

@@ -12,6 +12,7 @@ from relevance.strategies import masks_with_spacing
 from nnunet_wsl.contours import PlacedContour
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance import RelevanceSettings, fuse, nearest_contour, relevance_maps, relevance_maps_on_device
+from nnunet_wsl.relevance.settings import RANGES
 
 SHAPE = (5, 7, 11)
 SPACING_MM = (3.0, 0.7, 1.1)
@@ -115,6 +116,20 @@ def test_differences_too_large_for_the_number_type_mean_no_relevance():
     wanted = one_object(mode="both", intensity_scale=(1.0,))
     (found,) = relevance_maps(image, [[[0, 0]]], (1.0, 1.0), wanted)
     assert found.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("mode", ["distance", "intensity", "both"])
+@pytest.mark.parametrize("end", [0, 1])
+def test_at_the_ends_of_the_ranges_the_relevance_is_1_on_the_contour(mode, end):
+    """Off it, with a distance of 0.7 mm and a difference of 5, it has fallen to 0, or not at all."""
+    scales = {name: (ends[end],) for name, ends in RANGES.items()}
+    contour = np.zeros((1, 2, 3), bool)
+    contour[0, 0] = True
+    image = np.where(contour, np.float32(2), np.float32(7))[None]
+    (relevance,) = relevance_maps(
+        image, [contour], (3.0, 0.7, 1.1), one_object(mode=mode, cutoff_mm=(math.inf,), **scales)
+    )
+    np.testing.assert_array_equal(relevance, np.where(contour, 1, end))
 
 
 def test_an_object_without_contour_has_no_relevance_and_changes_no_other():
@@ -245,6 +260,9 @@ def test_settings_survive_json():
         ({"search": "patient"}, "search must be one of"),
         ({"sigma_mm": (0.0,)}, "sigma_mm must be positive, but value 1 is 0.0"),
         ({"sigma_mm": (math.inf,)}, "sigma_mm must be positive"),
+        ({"sigma_mm": (1e-30,)}, "sigma_mm must be from 1e-06 to 1e\\+06, but value 1 is 1e-30"),
+        ({"sigma_mm": (1e300,)}, "sigma_mm must be from 1e-06 to 1e\\+06, but value 1 is 1e\\+300"),
+        ({"intensity_scale": (1.0, 1e-45)}, "intensity_scale must be from 1e-30 to 1e\\+300, but value 2 is 1e-45"),
         ({"cutoff_mm": (-1.0,)}, "cutoff_mm must be positive"),
         ({"intensity_scale": (1.0, math.nan)}, "intensity_scale must be positive, but value 2 is nan"),
         ({"sigma_mm": (1.0, 2.0)}, "2 and 1 are given"),

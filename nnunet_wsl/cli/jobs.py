@@ -1,0 +1,27 @@
+"""The option ``--jobs`` of commands that work on several cases at the same time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def add_jobs(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Declare ``--jobs``, the number of cases that are converted, scored or whatever the verb says in parallel."""
+    parser.add_argument(
+        "--jobs", type=number_of_jobs, default=os.cpu_count() or 1, metavar="N",
+        help=f"cases {verb} at the same time (default: %(default)s, the number of cores)",
+    )  # fmt: skip
+
+
+def number_of_jobs(text: str) -> int:
+    """Return a whole number from 1.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is none.
+    """
+    if not (text.isdecimal() and len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
