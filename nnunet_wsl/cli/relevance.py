@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _GEOMETRY_TOLERANCE = 1e-3  # in voxels; headers of image files round positions to float32
 
+_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".tif", ".tiff")
+"""Formats of one file, which can be renamed when it is whole, and that hold float values."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the arguments of ``nnunet_wsl relevance``."""
@@ -120,6 +123,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_output(path: Path, overwrite: bool) -> None:
+    if not path.name.endswith(_ENDINGS):
+        raise InputError(
+            f"{path}: maps cannot be written in this format. Give --output one of these endings: {', '.join(_ENDINGS)}."
+        )
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Pass --overwrite to replace it, or choose another --output.")
     if not path.parent.is_dir():
@@ -313,8 +320,8 @@ def _write(path: Path, maps: NDArray[np.float32], geometry: sitk.Image) -> None:
         unfinished.replace(path)
     except (RuntimeError, OSError) as error:
         raise InputError(
-            f"{path}: cannot be written. Check the permissions and the space of its folder, and give it an ending of "
-            "a format that holds float values, for example .nii.gz."
+            f"{path}: cannot be written. Check the permissions and the space of its folder. Several maps of a volume "
+            "need an ending other than .tif."
         ) from error
     finally:
         with suppress(OSError):

@@ -75,6 +75,16 @@ def test_one_object_and_fused_objects_have_the_axes_of_the_image(files, tmp_path
     assert both.max() == 1
 
 
+@pytest.mark.parametrize("ending", [".nii", ".mha", ".nrrd"])
+def test_every_ending_is_that_of_one_file_with_all_maps(files, tmp_path, ending):
+    (tmp_path / "out").mkdir()
+    arguments = ["relevance", files["image"], files["labels"], "--sigma-mm", "2", "-o"]
+    out, same = tmp_path / "out" / f"maps{ending}", tmp_path / "same.nii.gz"
+    assert main([*arguments, str(out)]) == main([*arguments, str(same)]) == 0
+    assert list(out.parent.iterdir()) == [out]
+    np.testing.assert_array_equal(written(out)[0], written(same)[0])
+
+
 def test_colour_image_of_two_axes(tmp_path):
     rng = np.random.default_rng(0)
     colours = volume(rng.integers(0, 255, (7, 11, 3), dtype=np.uint8), tmp_path / "image.png", spacing_mm=(1.0, 1.0))
@@ -100,7 +110,14 @@ def test_colour_image_of_two_axes(tmp_path):
         ({"labels": "nowhere.nii.gz"}, "nowhere.nii.gz: cannot be read"),
         ({"-o": "labels.nii.gz"}, "labels.nii.gz exists. Pass --overwrite"),
         ({"-o": "nowhere/map.nii.gz"}, "The folder of"),
-        ({"-o": "map.txt"}, "map.txt: cannot be written"),
+        ({"-o": "map.txt"}, "map.txt: maps cannot be written in this format"),
+        # Formats of two files, which a rename tears apart; MINC crashes on several maps.
+        ({"-o": "map.hdr"}, "one of these endings: .nii.gz, .nii,"),
+        ({"-o": "map.img.gz"}, "cannot be written in this format"),
+        ({"-o": "map.mhd"}, "cannot be written in this format"),
+        ({"-o": "map.nhdr"}, "cannot be written in this format"),
+        ({"-o": "map.mnc"}, "cannot be written in this format"),
+        ({"-o": "map.tif"}, "Several maps of a volume need an ending other than .tif"),
     ],
 )
 def test_bad_input_is_said_and_leaves_nothing(files, tmp_path, capsys, monkeypatch, changes, message):
