@@ -48,8 +48,8 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
     Raises
     ------
     InputError
-        If ``nnUNet_raw`` is unset or cannot be written to, the id or name is not one of nnU-Net's, or the id is
-        taken.
+        If ``nnUNet_raw`` is unset or cannot be written to, the id or name is not one of nnU-Net's, the id is taken,
+        or the dataset to replace is a link.
     """
     problems = []
     if not 1 <= dataset_id <= 999:
@@ -88,6 +88,11 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
                 problems.append(
                     f"Dataset id {dataset_id} is already taken by {taken.name} in {variable}. "
                     "Pass --overwrite to replace it, or choose another --dataset."
+                )
+            elif variable == "nnUNet_raw" and taken.is_symlink():
+                problems.append(
+                    f"'{taken}' is a link to '{taken.readlink()}'. --overwrite replaces folders, not links. Remove the "
+                    "link, and what it points to if you need it no more, or choose another --dataset."
                 )
     if problems:
         raise InputError(problems)

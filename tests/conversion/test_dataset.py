@@ -68,6 +68,20 @@ def test_the_same_dataset_needs_overwrite(raw):
     assert target_folder(501, "Name", overwrite=True) == raw / "Dataset501_Name"
 
 
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_to_a_dataset_is_not_overwritten(raw, dangling):
+    elsewhere = raw.parent / "other_disk"
+    if not dangling:
+        elsewhere.mkdir()
+        (elsewhere / "file").touch()
+    (raw / "Dataset501_Name").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"Dataset501_Name' is a link to '.*/other_disk'.*Remove the link"):
+        target_folder(501, "Name", overwrite=True)
+    with pytest.raises(InputError, match="already taken by Dataset501_Name"):
+        target_folder(501, "Name")
+    assert [path.name for path in raw.iterdir()] == ["Dataset501_Name"]
+
+
 def test_preprocessed_data_of_a_former_conversion_is_mentioned(raw, caplog):
     assert target_folder(501, "Name", overwrite=True)
     assert caplog.text == ""
