@@ -64,7 +64,7 @@ def convert_images(
         )
     folders = [min(s.path for s in series.slices).parent.relative_to(dicom.folder) for series in chosen]
     target.parent.mkdir(parents=True, exist_ok=True)
-    with build_dataset(target) as building:
+    with build_dataset(target, overwrite=False) as building:
 
         def write(named: tuple[str, Series]) -> None:
             name, series = named
