@@ -193,6 +193,22 @@ def test_wrong_folders_and_dataset_json(folders, tmp_path):
     assert "--dataset-json" in problems_of(folders)[0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"background": 0, "a": 1, "b": 2, "c": 1}, "'a' and 'c' have the value 1"),
+        ({"background": 0, "a": [1, 2], "b": 2, "c": [1, 2]}, r"'a' and 'c' have the value \(1, 2\)"),
+        ({"background": 0, "a": 1, "b": 2, "ignore": 2}, "'ignore' has the value 2 of 'b'"),
+        ({"background": 0, "a": [1, 2], "b": 2, "ignore": 2}, "'ignore' has the value 2 of 'a', 'b'"),
+        ({"background": 0, "a": 1, "ignore": 0}, "'ignore' has the value 0 of 'background'"),
+        ({"background": 0, "a": 1, "ignore": [2, 3]}, r"'ignore' is \[2, 3\]; expected a single value"),
+    ],
+)
+def test_values_with_two_meanings(folders, tmp_path, labels, words):
+    (problem,) = problems_of(folders, dataset_json=_json(tmp_path, labels=labels, file_ending=".nii.gz"))
+    assert re.search(words, problem), problem
+
+
 def _json(folder, **content):
     path = folder / "other.json"
     path.write_text(json.dumps(content))
