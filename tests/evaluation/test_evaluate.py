@@ -14,7 +14,7 @@ from PIL import Image
 from nnunet_wsl.cli.evaluate import parse_tolerances
 from nnunet_wsl.cli.main import main
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.evaluation import Run, evaluate_folders
+from nnunet_wsl.evaluation import Run, compare_runs, evaluate_folders
 
 SHAPE, SPACING_XYZ = (5, 7, 11), (1.1, 0.7, 3.0)
 OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
@@ -112,6 +112,30 @@ def test_files_and_table(folders):
     again = evaluate(folders)
     assert sorted(path.name for path in (folders / "out").iterdir()) == sorted([*FILES, "mine.txt"])
     assert again.tolerances_mm == {"1": 1.0, "2": 1.0}
+
+
+def test_names_are_drawn_as_they_are(folders):
+    # To matplotlib what stands between two $ is a formula, and this one is wrong.
+    write_dataset_json(folders / "pred", {"background": 0, "tumour $\\frac$": 1, "node": 2, "ignore": 3})
+    for folder in ("pred", "ref"):
+        path = folders / folder / "case_0.nii.gz"
+        path.rename(path.with_name("case $\\x$.nii.gz"))
+    evaluate(folders)
+    assert sorted(path.name for path in (folders / "out").iterdir()) == FILES
+    comparison = compare_runs(folders / "out", folders / "out")
+    comparison.write(folders / "comparison")
+    assert (folders / "comparison" / "comparison.png").exists()
+
+
+def test_failure_leaves_no_folder(folders, monkeypatch):
+    def fail(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Run, "write", fail)
+    out = folders / "deep" / "out"
+    with pytest.raises(FileNotFoundError):
+        evaluate_folders(folders / "pred", folders / "ref", out)
+    assert not out.parent.exists()
 
 
 def test_undefined_and_absent_are_counted_and_never_nan_in_json(folders):
