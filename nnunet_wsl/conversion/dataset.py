@@ -116,7 +116,7 @@ def build_dataset(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Parameters
     ----------
     target : Path
-        Folder of the dataset.
+        Folder of the dataset; the folders above it are made if needed when all is done.
     overwrite : bool
         Whether the target is replaced if it exists already when the building starts.
 
@@ -128,27 +128,28 @@ def build_dataset(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If nothing can be written beside the target, or another run has made the target in the meantime.
+        If nothing can be written where the target shall be, or another run has made the target in the meantime.
     """
     replaces = overwrite and target.exists()
     hidden = f".{target.name}.building-"
+    beside = next(folder for folder in target.absolute().parents if os.access(folder, os.F_OK))
     with ExitStack() as stack:
         try:
-            for other in sorted(path for path in target.parent.iterdir() if path.name.startswith(hidden)):
+            for other in sorted(path for path in beside.iterdir() if path.name.startswith(hidden)):
                 _LOG.warning("'%s' belongs to another run. If none is at work, remove it: a killed run left it.", other)
-            room = TemporaryDirectory(prefix=hidden, dir=target.parent, ignore_cleanup_errors=True)
+            room = TemporaryDirectory(prefix=hidden, dir=beside, ignore_cleanup_errors=True)
             # A folder within, for that of TemporaryDirectory may be read by its owner only.
             building, replaced = (Path(stack.enter_context(room)) / name for name in ("new", "replaced"))
             building.mkdir()
         except OSError as error:
             raise InputError(
-                f"'{target.parent}' cannot be written to ({error.strerror}). Check the permissions and the space of "
-                "nnUNet_raw."
+                f"'{target}' cannot be written ({error.strerror}). Check the permissions and the space of '{beside}'."
             ) from error
         yield building
         try:
             if replaces:
                 target.rename(replaced)
+            target.parent.mkdir(parents=True, exist_ok=True)
             building.rename(target)
         except BaseException as error:
             if replaced.exists() and not target.exists():
