@@ -203,6 +203,26 @@ def test_cases_missing_on_either_side(folders):
     assert [case.case for case in evaluate(folders, predicted_only=True).cases] == ["case_0"]
 
 
+def test_files_that_are_left_out_are_named(folders, caplog):
+    evaluate(folders)
+    assert "Left out" not in caplog.text
+    write(folders / "pred" / "case_9.nii", np.minimum(reference(9), 2))
+    for name in ("plans.json", "case_0.npz", "case_0.pkl", ".hidden.nii"):  # what nnU-Net leaves there, and its like
+        (folders / "pred" / name).touch()
+    (folders / "ref" / "notes.txt").touch()
+    evaluate(folders)
+    pred, ref = (line for line in caplog.text.splitlines() if "Left out" in line)
+    assert pred.endswith("which do not end in '.nii.gz': case_9.nii")
+    assert ref.endswith("which do not end in '.nii.gz': notes.txt")
+
+
+@pytest.mark.parametrize("reader", [5, None, "Nonsense", ["SimpleITKIO"]])
+def test_reader_that_nnunet_does_not_have(folders, tmp_path, reader):
+    content = {"labels": LABELS, "file_ending": ".xyz", "overwrite_image_reader_writer": reader}
+    (problem,) = problems_of(folders, dataset_json=_json(tmp_path, **content))
+    assert "overwrite_image_reader_writer" in problem
+
+
 def test_wrong_folders_and_dataset_json(folders, tmp_path):
     with pytest.raises(InputError, match="holds label maps"):
         evaluate_folders(folders / "pred", folders / "ref", folders / "ref" / ".." / "pred")
@@ -287,5 +307,7 @@ def test_command(folders, capsys):
 def test_tolerance_arguments():
     assert parse_tolerances(["a=1", "b=c=2.5", "3"]) == {"a": 1.0, "b=c": 2.5, None: 3.0}
     with pytest.raises(InputError) as caught:
-        parse_tolerances(["a=1", "a=2", "b=", "mm"])
-    assert len(caught.value.problems) == 3
+        parse_tolerances(["a=1", "a=2", "b=", "mm", "c=0", "d=nan", "e=-1", "inf"])
+    assert [problem.split("'")[1] for problem in caught.value.problems] == [
+        "a=2", "b=", "mm", "c=0", "d=nan", "e=-1", "inf"
+    ]  # fmt: skip
