@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def parse_tolerances(arguments: list[str]) -> dict[str | None, float]:
     Raises
     ------
     InputError
-        If a tolerance is no number, or a label comes twice.
+        If a tolerance is no positive number, or a label comes twice; all problems together.
     """
     tolerances_mm: dict[str | None, float] = {}
     problems = []
@@ -72,6 +73,8 @@ def parse_tolerances(arguments: list[str]) -> dict[str | None, float]:
             problems.append(f"--tolerance-mm '{argument}': {label or 'the default'} comes twice. Give it once.")
         try:
             tolerances_mm[label] = float(number)
+            if not 0 < tolerances_mm[label] < math.inf:
+                problems.append(f"--tolerance-mm '{argument}' is no positive distance in mm.")
         except ValueError:
             problems.append(f"--tolerance-mm '{argument}' is not LABEL=MM or MM. Write, for example, tumour=2.")
     if problems:

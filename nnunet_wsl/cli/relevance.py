@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_wsl.errors import InputError
 
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
     from numpy.typing import NDArray
 
-    from nnunet_wsl.contours import PlacedContours
+    from nnunet_wsl.contours import Grid, PlacedContours
     from nnunet_wsl.relevance import RelevanceSettings
 
 _GEOMETRY_TOLERANCE = 1e-3  # in voxels; headers of image files round positions to float32
+
+_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".tif", ".tiff")
+"""Formats of one file, which can be renamed when it is whole, and that hold float values."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,6 +67,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--exact", action="store_true",
         help="distance to the RTSTRUCT's polylines instead of the voxels that they pass through",
     )  # fmt: skip
+    parser.add_argument(
+        "--outside", choices=("error", "clip"), default="error",
+        help="contours of the RTSTRUCT that leave the image by more than half a voxel (default: %(default)s)",
+    )  # fmt: skip
     parser.set_defaults(func=run)
 
 
@@ -99,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check_output(args.output, args.overwrite)
     image = _read_image(args.image, args.contours)
-    objects = _read_objects(args.contours, image, args.objects)
+    objects = _read_objects(args.contours, image, args.objects, args.outside)
     if args.exact and objects.placed is None:
         raise InputError("--exact needs polylines, but a label map has voxels only. Give an RTSTRUCT.")
     settings = _settings(args, image, objects)
@@ -116,10 +123,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {name}: sigma {sigma_mm:.4g} mm, cut-off {cutoff_mm:.4g} mm")
     if settings.mode != "distance":
         print(f"  intensity scale: {', '.join(f'{scale:.4g}' for scale in settings.intensity_scale)}")
+    for note in objects.placed.notes if objects.placed else ():
+        print(f"  {note}")
     return 0
 
 
 def _check_output(path: Path, overwrite: bool) -> None:
+    if not path.name.endswith(_ENDINGS):
+        raise InputError(
+            f"{path}: maps cannot be written in this format. Give --output one of these endings: {', '.join(_ENDINGS)}."
+        )
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Pass --overwrite to replace it, or choose another --output.")
     if not path.parent.is_dir():
@@ -135,6 +148,14 @@ def _read_image(path: Path, contours: Path) -> _Image:
     image = _read(path)
     if image.GetDimension() not in (2, 3):
         raise InputError(f"{path}: expected an image with two or three axes, found {image.GetDimension()}.")
+    if image.GetDimension() == 3:
+        try:
+            _grid(image)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: its header has no geometry to measure distances in. Expected positive spacings and axes at "
+                "right angles: resample the image."
+            ) from error
     voxels = sitk.GetArrayFromImage(image)
     channels = voxels[None] if image.GetNumberOfComponentsPerPixel() == 1 else np.moveaxis(voxels, -1, 0)
     return _Image(channels, _geometry(image))
@@ -166,8 +187,8 @@ def _read_series(folder: Path, contours: Path) -> _Image:
     return _Image(series.read()[None], geometry)
 
 
-def _read_objects(path: Path, image: _Image, names: list[str] | None) -> _Objects:
-    return _read_rtstruct(path, image, names) if _is_dicom(path) else _read_labels(path, image, names)
+def _read_objects(path: Path, image: _Image, names: list[str] | None, outside: Literal["error", "clip"]) -> _Objects:
+    return _read_rtstruct(path, image, names, outside) if _is_dicom(path) else _read_labels(path, image, names)
 
 
 def _read_labels(path: Path, image: _Image, names: list[str] | None) -> _Objects:
@@ -179,7 +200,7 @@ def _read_labels(path: Path, image: _Image, names: list[str] | None) -> _Objects
     label_map = _read(path)
     _check_geometry(label_map, image, path)
     labels = sitk.GetArrayFromImage(label_map)
-    if not np.array_equal(labels, np.rint(labels)):
+    if not (np.isfinite(labels).all() and np.array_equal(labels, np.rint(labels))):
         raise InputError(f"{path}: expected a label map, found values that are not whole numbers.")
     values = {str(int(value)): value for value in np.unique(labels) if value != 0}
     chosen = _chosen(names, list(values), path, "label")
@@ -187,27 +208,25 @@ def _read_labels(path: Path, image: _Image, names: list[str] | None) -> _Objects
     return _Objects(chosen, masks, [boundary_voxels(mask) for mask in masks], None)
 
 
-def _read_rtstruct(path: Path, image: _Image, names: list[str] | None) -> _Objects:
-    import numpy as np
-
-    from nnunet_wsl.contours import Grid, contour_voxels, place, rasterise, read_rtstruct
+def _read_rtstruct(path: Path, image: _Image, names: list[str] | None, outside: Literal["error", "clip"]) -> _Objects:
+    from nnunet_wsl.contours import contour_voxels, place, rasterise, read_rtstruct
 
     if image.channels.ndim != 4:
         raise InputError(f"{path}: an RTSTRUCT needs an image with three axes.")
     rtstruct = read_rtstruct(path)
     drawn = [name for name in rtstruct.contours.objects if rtstruct.contours.of(name) or name in rtstruct.problems]
     chosen = _chosen(names, drawn, path, "ROI with contours")
-    geometry = image.geometry
-    grid = Grid(
-        geometry.GetOrigin(),
-        geometry.GetSpacing(),
-        np.reshape(geometry.GetDirection(), (3, 3)),
-        image.channels.shape[1:],
-    )
-    placed = place(rtstruct.selected({name: [name] for name in chosen}), grid, case=path.name)
-    return _Objects(
-        chosen, [rasterise(placed, name) for name in chosen], [contour_voxels(placed, name) for name in chosen], placed
-    )
+    selected = rtstruct.selected({name: [name] for name in chosen})
+    placed = place(selected, _grid(image.geometry), case=path.name, outside=outside)
+    voxels = [contour_voxels(placed, name) for name in chosen]
+    problems = [
+        f"{path}: no contour of ROI {name!r} passes through the image. Choose the others with --object."
+        for name, of_object in zip(chosen, voxels, strict=True)
+        if not len(of_object)
+    ]
+    if problems:
+        raise InputError(problems)
+    return _Objects(chosen, [rasterise(placed, name) for name in chosen], voxels, placed)
 
 
 def _chosen(names: list[str] | None, present: Sequence[str], path: Path, what: str) -> list[str]:
@@ -269,6 +288,14 @@ def _read(path: Path) -> sitk.Image:
         raise InputError(f"{path}: cannot be read: {reason}.") from error
 
 
+def _grid(image: sitk.Image) -> Grid:
+    import numpy as np
+
+    from nnunet_wsl.contours import Grid
+
+    return Grid(image.GetOrigin(), image.GetSpacing(), np.reshape(image.GetDirection(), (3, 3)), image.GetSize()[::-1])
+
+
 def _geometry(image: sitk.Image) -> sitk.Image:
     import SimpleITK as sitk
 
@@ -313,8 +340,8 @@ def _write(path: Path, maps: NDArray[np.float32], geometry: sitk.Image) -> None:
         unfinished.replace(path)
     except (RuntimeError, OSError) as error:
         raise InputError(
-            f"{path}: cannot be written. Check the permissions and the space of its folder, and give it an ending of "
-            "a format that holds float values, for example .nii.gz."
+            f"{path}: cannot be written. Check the permissions and the space of its folder. Several maps of a volume "
+            "need an ending other than .tif."
         ) from error
     finally:
         with suppress(OSError):

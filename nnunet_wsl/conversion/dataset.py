@@ -6,10 +6,10 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,8 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
     Raises
     ------
     InputError
-        If ``nnUNet_raw`` is unset or cannot be written to, the id or name is not one of nnU-Net's, or the id is
-        taken.
+        If ``nnUNet_raw`` is unset or cannot be written to, the id or name is not one of nnU-Net's, the id is taken,
+        or the dataset to replace is a link.
     """
     problems = []
     if not 1 <= dataset_id <= 999:
@@ -89,6 +89,11 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
                     f"Dataset id {dataset_id} is already taken by {taken.name} in {variable}. "
                     "Pass --overwrite to replace it, or choose another --dataset."
                 )
+            elif variable == "nnUNet_raw" and taken.is_symlink():
+                problems.append(
+                    f"'{taken}' is a link to '{taken.readlink()}'. --overwrite replaces folders, not links. Remove the "
+                    "link, and what it points to if you need it no more, or choose another --dataset."
+                )
     if problems:
         raise InputError(problems)
     former = Path(os.environ.get("nnUNet_preprocessed", "")) / target.name
@@ -102,44 +107,59 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
 
 
 @contextmanager
-def build_dataset(target: Path) -> Iterator[Path]:
+def build_dataset(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Build a dataset beside its place and move it there when all is done.
 
-    The folder in which it grows has a hidden name that nnU-Net does not take for a dataset. It is removed if
-    anything fails; what a killed run has left is removed by the next.
+    The folder in which it grows has a hidden name that nnU-Net does not take for a dataset, and is this run's own. It
+    is removed if anything fails. Those of other runs, which may be at work or were killed, are named in a warning.
 
     Parameters
     ----------
     target : Path
-        Folder of the dataset; replaced if it exists.
+        Folder of the dataset; the folders above it are made if needed when all is done.
+    overwrite : bool
+        Whether the target is replaced if it exists already when the building starts.
 
     Yields
     ------
     Path
         The folder to build in.
+
+    Raises
+    ------
+    InputError
+        If nothing can be written where the target shall be, or another run has made the target in the meantime.
     """
-    building = target.with_name(f".{target.name}.building")
-    replaced = target.with_name(f".{target.name}.replaced")
-    try:
-        for leftover in (building, replaced):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        building.mkdir()
-    except OSError as error:
-        raise InputError(
-            f"'{building}' cannot be written ({error.strerror}). Check the permissions and the space of nnUNet_raw."
-        ) from error
-    try:
+    replaces = overwrite and target.exists()
+    hidden = f".{target.name}.building-"
+    beside = next(folder for folder in target.absolute().parents if os.access(folder, os.F_OK))
+    with ExitStack() as stack:
+        try:
+            for other in sorted(path for path in beside.iterdir() if path.name.startswith(hidden)):
+                _LOG.warning("'%s' belongs to another run. If none is at work, remove it: a killed run left it.", other)
+            room = TemporaryDirectory(prefix=hidden, dir=beside, ignore_cleanup_errors=True)
+            # A folder within, for that of TemporaryDirectory may be read by its owner only.
+            building, replaced = (Path(stack.enter_context(room)) / name for name in ("new", "replaced"))
+            building.mkdir()
+        except OSError as error:
+            raise InputError(
+                f"'{target}' cannot be written ({error.strerror}). Check the permissions and the space of '{beside}'."
+            ) from error
         yield building
-        if target.exists():
-            target.rename(replaced)
-        building.rename(target)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        if replaced.exists():
-            replaced.rename(target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        try:
+            if replaces:
+                target.rename(replaced)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            building.rename(target)
+        except BaseException as error:
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+            elif isinstance(error, OSError) and target.exists() and not replaces:
+                raise InputError(
+                    f"'{target}' was made by another run while this one was at work, whose result is dropped. Keep "
+                    "it, or remove it and convert again."
+                ) from error
+            raise
 
 
 def image_path(dataset: Path, case: str, channel: int) -> Path:

@@ -47,8 +47,9 @@ def convert_images(
     InputError
         If anything is wrong with the input; all problems together.
     """
-    target = Path(output)
-    if target.exists():
+    # Rather where it leads to than what it says: with ".." it may be a folder that nobody sees in it.
+    target = Path(os.path.realpath(output))
+    if os.access(target, os.F_OK):
         raise InputError(f"Output '{target}' exists already. Remove it or choose another folder.")
     dicom = find_dicom(Path(source), jobs=jobs)
     chosen = [series for series in dicom.series if modality in (None, series.modality)]
@@ -63,8 +64,7 @@ def convert_images(
             "Choose one with --modality."
         )
     folders = [min(s.path for s in series.slices).parent.relative_to(dicom.folder) for series in chosen]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with build_dataset(target) as building:
+    with build_dataset(target, overwrite=False) as building:
 
         def write(named: tuple[str, Series]) -> None:
             name, series = named

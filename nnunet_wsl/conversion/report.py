@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -224,6 +225,7 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
             _LOG.info("%s: %d keyhole contours were divided into rings.", where, report.keyhole_contours)
 
 
+@rc_context({"text.parse_math": False})  # a name with two $ is no formula
 def draw_overview(
     dataset: Path,
     sketches: Sequence[CaseSketch],

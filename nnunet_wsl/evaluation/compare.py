@@ -19,6 +19,8 @@ COMPARISON_FILE = "comparison.json"
 COMPARISON_TABLE_FILE = "comparison.csv"
 COMPARISON_PICTURE_FILE = "comparison.png"
 
+_ROUNDING = 1e-12
+
 ALL_OBJECTS = "mean of objects"
 """The row in which a case counts with the mean over its objects."""
 
@@ -181,7 +183,8 @@ def _magnitudes(run: Run, key: str, metric: Metric) -> npt.NDArray[np.float64]:
 
 
 def _row(key: str, name: str, metric: Metric, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> ComparisonRow:
-    differences = b - a
+    # Values that are equal up to rounding, as means of the same scores in another order, are no difference.
+    differences = np.where(np.isclose(a, b, rtol=_ROUNDING, atol=_ROUNDING), 0, b - a)
     defined = np.isfinite(differences)
     paired = differences[defined]
     return ComparisonRow(
@@ -212,6 +215,12 @@ def _check_comparable(run_a: Run, run_b: Run, name_a: str, name_b: str) -> None:
             "Score both runs with the same dataset.json."
         )
     for key in sorted(objects_a & objects_b):
+        called_a, called_b = run_a.names[key], run_b.names[key]
+        if called_a != called_b and key not in (called_a, called_b):  # nnU-Net's own summary has keys only
+            problems.append(
+                f"Object {key} is '{called_a}' in '{name_a}', '{called_b}' in '{name_b}'. "
+                "Score both runs with the same dataset.json."
+            )
         tolerances_mm = run_a.tolerances_mm.get(key), run_b.tolerances_mm.get(key)
         if None not in tolerances_mm and tolerances_mm[0] != tolerances_mm[1]:
             problems.append(

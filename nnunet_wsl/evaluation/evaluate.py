@@ -123,7 +123,9 @@ def _reader(dataset_json: dict[str, Any], path: Path) -> Any:
 
     try:
         return determine_reader_writer_from_dataset_json(dataset_json, verbose=False)()
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
+        named = dataset_json.get("overwrite_image_reader_writer", "None")
         raise InputError(
-            f"'{path}': nnU-Net has no reader for file_ending '{dataset_json['file_ending']}'. Correct it."
+            f"'{path}': nnU-Net has no reader for file_ending '{dataset_json['file_ending']}' and "
+            f"overwrite_image_reader_writer {named!r}. Correct them."
         ) from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -86,6 +87,7 @@ def worst_first(run: Run) -> list[tuple[CaseScores, str]]:
     return sorted(((case, key) for case in run.cases for key in run.names), key=badness)
 
 
+@rc_context({"text.parse_math": False})  # a name with two $ is no formula
 def draw_distributions(run: Run, output: Path) -> None:
     """Draw every case's scores: a panel per metric, a row per object.
 
@@ -124,6 +126,7 @@ def draw_distributions(run: Run, output: Path) -> None:
     _save(figure, output)
 
 
+@rc_context({"text.parse_math": False})  # a name with two $ is no formula
 def draw_worst_cases(views: Sequence[CaseView], output: Path) -> None:
     """Draw the worst slices of the worst objects.
 
@@ -153,6 +156,7 @@ def draw_worst_cases(views: Sequence[CaseView], output: Path) -> None:
     _save(figure, output)
 
 
+@rc_context({"text.parse_math": False})  # a name with two $ is no formula
 def draw_comparison(comparison: Comparison, output: Path) -> None:
     """Draw the difference of every pair, and its mean with the bootstrap interval: a panel per metric.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,11 @@ import numpy.typing as npt
 
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.evaluation.objects import ScoredLabels
+
+_LOG = logging.getLogger(__name__)
+
+_NNUNETS_OWN = (".json", ".npz", ".pkl")
+"""Endings of what nnU-Net writes beside its predictions."""
 
 _MAX_SHIFT_VOX = 0.1
 """Headers round: corners of the image may differ by this share of the smallest spacing."""
@@ -55,7 +61,7 @@ class CasePair:
 
 
 def pair_cases(pred: Path, ref: Path, ending: str, *, predicted_only: bool = False) -> list[CasePair]:
-    """Find the prediction of every reference.
+    """Find the prediction of every reference; files with another ending are named in a warning.
 
     Parameters
     ----------
@@ -84,6 +90,10 @@ def pair_cases(pred: Path, ref: Path, ending: str, *, predicted_only: bool = Fal
             problems.append(f"{option} '{folder}' has no label maps: expected files that end in '{ending}'.")
     if problems:
         raise InputError(problems)
+    for option, folder in (("--pred", pred), ("--ref", ref)):
+        others = sorted(path.name for path in _files(folder) if not path.name.endswith((ending, *_NNUNETS_OWN)))
+        if others:
+            _LOG.warning("Left out files of %s, which do not end in '%s': %s", option, ending, _listed(others))
     predicted, references = found[pred], found[ref]
     problems = [
         f"Case '{case}' has no reference: expected '{ref / predicted[case].name}'. "
@@ -148,13 +158,13 @@ def read_pair(pair: CasePair, reader: Any, labels: ScoredLabels) -> tuple[LabelM
 
 
 def _label_files(folder: Path, ending: str) -> dict[str, Path]:
+    return {path.name.removesuffix(ending): path for path in _files(folder) if path.name.endswith(ending)}
+
+
+def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        return {}
-    return {
-        path.name.removesuffix(ending): path
-        for path in folder.iterdir()
-        if path.name.endswith(ending) and not path.name.startswith(".") and path.is_file()
-    }
+        return []
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
 
 
 def _read(path: Path, reader: Any) -> LabelMap:

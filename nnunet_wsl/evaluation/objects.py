@@ -73,7 +73,7 @@ class ScoredLabels:
         Raises
         ------
         InputError
-            If there is nothing to score or a label is not made of values.
+            If there is nothing to score, a label is not made of values, or values have two meanings.
         """
         labels = dataset_json.get("labels")
         if not isinstance(labels, Mapping):
@@ -86,18 +86,29 @@ class ScoredLabels:
                     f"'{source}': label '{name}' is {value!r}; expected a value or a list of values. "
                     "nnU-Net v2 maps names to values."
                 )
+        if "ignore" in values and not isinstance(labels["ignore"], int):
+            raise InputError(f"'{source}': label 'ignore' is {labels['ignore']!r}; expected a single value.")
         ignore = values.pop("ignore", (None,))[0]
-        foreground = {name: tuple(v) for name, v in values.items() if set(v) != {0}}
+        also = [f"'{name}'" for name, v in values.items() if ignore in v]
+        if also:
+            raise InputError(
+                f"'{source}': 'ignore' has the value {ignore} of {', '.join(also)}. Give it a value of its own."
+            )
+        foreground = {name: v for name, v in values.items() if set(v) != {0}}
         if not foreground:
             raise InputError(f"'{source}' has no label other than the background: nothing to score.")
         regions = any(len(v) > 1 for v in foreground.values())
-        return cls(
-            tuple(
-                ScoredObject(str(v if regions and isinstance(labels[name], Sequence) else v[0]), name, v)
-                for name, v in foreground.items()
-            ),
-            ignore,
-        )
+        named: dict[str, list[str]] = {}
+        for name, v in foreground.items():
+            named.setdefault(str(v if regions and isinstance(labels[name], Sequence) else v[0]), []).append(name)
+        problems = [
+            f"'{source}': {' and '.join(map(repr, names))} have the value {key}. Keep one name."
+            for key, names in named.items()
+            if len(names) > 1
+        ]
+        if problems:
+            raise InputError(problems)
+        return cls(tuple(ScoredObject(key, name, foreground[name]) for key, (name,) in named.items()), ignore)
 
     def with_tolerances(self, tolerances_mm: Mapping[str | None, float]) -> ScoredLabels:
         """Set the tolerances of objects by name; that under None is for all others.

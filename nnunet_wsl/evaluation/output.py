@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def results_in(out: Path) -> Iterator[Path]:
     Parameters
     ----------
     out : Path
-        The folder, made if needed; files of the same names are replaced, others stay.
+        The folder, made if needed when all is written; files of the same names are replaced, others stay.
 
     Yields
     ------
@@ -33,13 +34,15 @@ def results_in(out: Path) -> Iterator[Path]:
     InputError
         If the folder cannot be written to.
     """
+    out = Path(os.path.realpath(out))
+    existing = next(folder for folder in (out, *out.parents) if os.access(folder, os.F_OK))
     with ExitStack() as stack:
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            building = Path(stack.enter_context(TemporaryDirectory(dir=out, prefix=".building-")))
+            building = Path(stack.enter_context(TemporaryDirectory(dir=existing, prefix=".building-")))
         except OSError as error:
             raise InputError(f"--out '{out}' cannot be written to ({error.strerror}). Choose another.") from error
         yield building
+        out.mkdir(parents=True, exist_ok=True)
         for file in sorted(building.iterdir()):
             file.replace(out / file.name)
 

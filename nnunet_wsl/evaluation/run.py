@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,7 +180,7 @@ class Run:
         Raises
         ------
         InputError
-            If there is none, or it has another layout.
+            If there is none, it has another layout, a case comes twice, or a value is infinite.
         """
         path = folder / SUMMARY_FILE
         try:
@@ -204,20 +205,41 @@ class Run:
                 for case in summary["metric_per_case"]
             )
             block = summary.get("wsl", {})
-            names = block.get("objects") or {key: key for key in cases[0].metrics}
+            names = block.get("objects", {key: key for key in cases[0].metrics})
+            names = {key: str(name) for key, name in names.items()}
+            tolerances_mm = {key: float(value) for key, value in block.get("tolerances_mm", {}).items()}
             layout = {key: set(cases[0].metrics[key]) for key in names}
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"'{path}' does not have the layout of nnU-Net's summary.json ({type(error).__name__}: {error}). "
                 "Evaluate again."
             ) from error
+        if not layout or any("n_ref" not in values for values in layout.values()):
+            raise InputError(
+                f"'{path}' does not have the layout of nnU-Net's summary.json: expected objects, each with n_ref. "
+                "Evaluate again."
+            )
         uneven = [c.case for c in cases if {key: set(values) for key, values in c.metrics.items()} != layout]
         if uneven:
             raise InputError(
                 f"'{path}': the cases {', '.join(uneven)} have other objects or metrics than '{cases[0].case}'. "
                 "Evaluate again."
             )
-        return cls(cases, names, block.get("tolerances_mm", {}))
+        problems = [
+            f"'{path}': case '{case}' comes {count} times. Evaluate again."
+            for case, count in Counter(case.case for case in cases).items()
+            if count > 1
+        ]
+        problems += [
+            f"'{path}': '{names[key]}' of case '{case.case}' has an infinite {metric}. Evaluate again."
+            for case in cases
+            for key, values in case.metrics.items()
+            for metric, value in values.items()
+            if math.isinf(value)
+        ]
+        if problems:
+            raise InputError(problems)
+        return cls(cases, names, tolerances_mm)
 
 
 def case_metrics(scores: ObjectScores) -> dict[str, float]:

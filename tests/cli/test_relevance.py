@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conversion.phantom import RECTANGLE_YX, write_patient
 
 from nnunet_wsl.cli.main import main
 from nnunet_wsl.relevance import boundary_voxels, nearest_contour
@@ -75,6 +76,16 @@ def test_one_object_and_fused_objects_have_the_axes_of_the_image(files, tmp_path
     assert both.max() == 1
 
 
+@pytest.mark.parametrize("ending", [".nii", ".mha", ".nrrd"])
+def test_every_ending_is_that_of_one_file_with_all_maps(files, tmp_path, ending):
+    (tmp_path / "out").mkdir()
+    arguments = ["relevance", files["image"], files["labels"], "--sigma-mm", "2", "-o"]
+    out, same = tmp_path / "out" / f"maps{ending}", tmp_path / "same.nii.gz"
+    assert main([*arguments, str(out)]) == main([*arguments, str(same)]) == 0
+    assert list(out.parent.iterdir()) == [out]
+    np.testing.assert_array_equal(written(out)[0], written(same)[0])
+
+
 def test_colour_image_of_two_axes(tmp_path):
     rng = np.random.default_rng(0)
     colours = volume(rng.integers(0, 255, (7, 11, 3), dtype=np.uint8), tmp_path / "image.png", spacing_mm=(1.0, 1.0))
@@ -100,7 +111,14 @@ def test_colour_image_of_two_axes(tmp_path):
         ({"labels": "nowhere.nii.gz"}, "nowhere.nii.gz: cannot be read"),
         ({"-o": "labels.nii.gz"}, "labels.nii.gz exists. Pass --overwrite"),
         ({"-o": "nowhere/map.nii.gz"}, "The folder of"),
-        ({"-o": "map.txt"}, "map.txt: cannot be written"),
+        ({"-o": "map.txt"}, "map.txt: maps cannot be written in this format"),
+        # Formats of two files, which a rename tears apart; MINC crashes on several maps.
+        ({"-o": "map.hdr"}, "one of these endings: .nii.gz, .nii,"),
+        ({"-o": "map.img.gz"}, "cannot be written in this format"),
+        ({"-o": "map.mhd"}, "cannot be written in this format"),
+        ({"-o": "map.nhdr"}, "cannot be written in this format"),
+        ({"-o": "map.mnc"}, "cannot be written in this format"),
+        ({"-o": "map.tif"}, "Several maps of a volume need an ending other than .tif"),
     ],
 )
 def test_bad_input_is_said_and_leaves_nothing(files, tmp_path, capsys, monkeypatch, changes, message):
@@ -132,6 +150,45 @@ def test_a_label_map_on_another_grid_is_refused(files, labels, tmp_path, capsys)
     empty = volume(np.zeros_like(labels), tmp_path / "empty.nii.gz")
     assert main(["relevance", files["image"], str(empty), "-o", out]) == 2
     assert "no label at all" in capsys.readouterr().err
+
+
+def test_repairs_and_clipping_of_contours_are_told(tmp_path, capsys):
+    beyond = np.add(RECTANGLE_YX, (0, 6))  # columns 8.5 to 13.5 of 11, which end at 10.5: 3 x 3 pixels of 0.7 x 1.1 mm
+    rois = {"GTV": {1: [RECTANGLE_YX, RECTANGLE_YX], 2: [RECTANGLE_YX], 3: [beyond]}, "far": {1: [beyond * 3]}}
+    write_patient(tmp_path / "patient", rois=rois)
+    folder, structures = tmp_path / "patient" / "image", tmp_path / "patient" / "rs" / "rs.dcm"
+    command = ["relevance", str(folder), str(structures), "-o", str(tmp_path / "map.nii.gz"), "--sigma-mm", "2"]
+    assert main(command) == 2
+    assert "lies 3.30 mm outside the image grid" in capsys.readouterr().err
+    assert main([*command, "--outside", "clip"]) == 2
+    assert "no contour of ROI 'far' passes through the image" in capsys.readouterr().err
+    assert main([*command, "--outside", "clip", "--object", "GTV"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 repeated contour of ROI 'GTV' left out" in printed
+    assert "1 contour of ROI 'GTV' clipped: 6.9 mm2 outside the image, up to 3.3 mm away" in printed
+
+
+@pytest.mark.parametrize("contours", ["labels.nrrd", "patient/rs/rs.dcm"])
+def test_a_sheared_image_is_refused(labels, tmp_path, capsys, contours):
+    write_patient(tmp_path / "patient")
+    for name, values in (("labels", labels), ("image", labels.astype(np.int16))):
+        image = sitk.GetImageFromArray(values)
+        image.SetDirection((1, 0.3, 0, 0, 0.954, 0, 0, 0, 1))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nrrd"))
+    image, out = tmp_path / "image.nrrd", tmp_path / "map.nii.gz"
+    assert main(["relevance", str(image), str(tmp_path / contours), "-o", str(out)]) == 2
+    assert "image.nrrd: its header" in (error := capsys.readouterr().err)
+    assert "axes at right angles" in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 0.5])
+def test_labels_that_are_no_numbers(files, labels, tmp_path, capsys, value):
+    odd = labels.astype(np.float32)
+    odd[0, 0, 0] = value
+    path = volume(odd, tmp_path / "odd.nrrd")
+    assert main(["relevance", files["image"], str(path), "-o", str(tmp_path / "map.nii.gz")]) == 2
+    assert "values that are not whole numbers" in capsys.readouterr().err
 
 
 def test_real_structure_set_exact_and_by_voxels(tmp_path, capsys):

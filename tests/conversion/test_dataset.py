@@ -68,6 +68,20 @@ def test_the_same_dataset_needs_overwrite(raw):
     assert target_folder(501, "Name", overwrite=True) == raw / "Dataset501_Name"
 
 
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_to_a_dataset_is_not_overwritten(raw, dangling):
+    elsewhere = raw.parent / "other_disk"
+    if not dangling:
+        elsewhere.mkdir()
+        (elsewhere / "file").touch()
+    (raw / "Dataset501_Name").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"Dataset501_Name' is a link to '.*/other_disk'.*Remove the link"):
+        target_folder(501, "Name", overwrite=True)
+    with pytest.raises(InputError, match="already taken by Dataset501_Name"):
+        target_folder(501, "Name")
+    assert [path.name for path in raw.iterdir()] == ["Dataset501_Name"]
+
+
 def test_preprocessed_data_of_a_former_conversion_is_mentioned(raw, caplog):
     assert target_folder(501, "Name", overwrite=True)
     assert caplog.text == ""
@@ -110,22 +124,63 @@ def test_failure_of_the_last_step_leaves_what_was_there(raw, monkeypatch):
     rename = Path.rename
 
     def fail_for_new(self, other):
-        if self.name.endswith(".building"):
+        if other == target and (self / "new").exists():
             raise OSError("no")
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", fail_for_new)
-    with pytest.raises(OSError, match="no"), build_dataset(target):
-        pass
+    with pytest.raises(OSError, match="no"), build_dataset(target) as building:
+        (building / "new").touch()
     assert (target / "file").read_text() == "old"
     assert [path.name for path in raw.iterdir()] == [target.name]
 
 
-def test_leftovers_of_a_killed_run_are_removed(raw):
+def test_two_runs_build_apart_and_the_second_to_finish_is_told(raw):
     target = raw / "Dataset501_Name"
-    (raw / ".Dataset501_Name.building" / "imagesTr").mkdir(parents=True)
+
+    def second():
+        with build_dataset(target) as building:
+            (building / "file").write_text("second")
+            with build_dataset(target) as first:
+                (first / "file").write_text("first")
+
+    with pytest.raises(InputError, match=r"Dataset501_Name' was made by another run.*remove it and convert again"):
+        second()
+    with pytest.raises(InputError, match="was made by another run"), build_dataset(target, overwrite=False):
+        pass
+    assert (target / "file").read_text() == "first"
+    assert [path.name for path in raw.iterdir()] == [target.name]
+
+
+def test_of_two_runs_that_overwrite_the_last_one_stays(raw):
+    target = raw / "Dataset501_Name"
+    target.mkdir()
+    (target / "old").touch()
     with build_dataset(target) as building:
-        assert not (building / "imagesTr").exists()
+        (building / "file").write_text("second")
+        with build_dataset(target) as first:
+            (first / "file").write_text("first")
+    assert (target / "file").read_text() == "second"
+    assert [path.name for path in target.iterdir()] == ["file"]
+    assert [path.name for path in raw.iterdir()] == [target.name]
+
+
+def test_leftovers_of_a_killed_run_are_named_and_kept(raw, caplog):
+    target = raw / "Dataset501_Name"
+    leftover = raw / ".Dataset501_Name.building-x"  # may as well be that of a run that goes on
+    leftover.mkdir()
+    (raw / ".Dataset501_Name2.building-x").mkdir()
+    with build_dataset(target):
+        assert f"'{leftover}' belongs to another run" in caplog.text
+        assert "Name2" not in caplog.text
+    assert leftover.exists()
+
+
+def test_a_dataset_has_the_permissions_of_a_new_folder(raw):
+    with build_dataset(raw / "Dataset501_Name"):
+        pass
+    (raw / "new").mkdir()
+    assert (raw / "Dataset501_Name").stat().st_mode == (raw / "new").stat().st_mode
 
 
 def test_a_slice_is_that_of_the_volume(tmp_path):

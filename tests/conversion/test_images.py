@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -40,6 +42,26 @@ def test_existing_output_is_kept(source, tmp_path, capsys):
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("output", ["file/x", "file/deep/x", "/proc/x/y"])
+def test_output_where_no_folder_can_be(source, tmp_path, capsys, output):
+    (tmp_path / "file").touch()
+    assert convert(source, tmp_path / output) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error
+    assert "nnUNet_raw" not in error
+
+
+def test_output_with_dots_or_behind_a_link(source, tmp_path, monkeypatch, capsys):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert convert(source, "new/..") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert list(Path.cwd().iterdir()) == []
+    Path("link").symlink_to(tmp_path / "elsewhere")
+    assert convert(source, "link") == 0
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 2
+
+
 def test_no_series_of_the_modality(source, tmp_path, capsys):
     assert convert(source, tmp_path / "images", "--modality", "MR") == 2
     assert "modality MR" in capsys.readouterr().err
@@ -49,7 +71,7 @@ def test_no_series_of_the_modality(source, tmp_path, capsys):
 def test_all_bad_series_are_named_and_nothing_is_written(source, tmp_path, capsys):
     for patient in ("patient_1", "patient_2"):
         (source / patient / "ct" / "ct_009.dcm").unlink()
-    assert convert(source, tmp_path / "images") == 2
+    assert convert(source, tmp_path / "deep" / "images") == 2
     error = capsys.readouterr().err
     assert "patient_1" in error
     assert "patient_2" in error

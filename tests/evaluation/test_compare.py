@@ -132,6 +132,82 @@ def test_folders_without_a_usable_summary(tmp_path, content, words):
         Run.read(tmp_path)
 
 
+def change(folder, keys, value=None):
+    """Set one value of a summary.json, or remove it."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    place = summary
+    for key in keys[:-1]:
+        place = place[key]
+    if value is None:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    path.write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        (("metric_per_case", 0, "metrics", "1", "Dice"), math.inf, r"'tumour' of case 'case_0' has an infinite Dice"),
+        (("metric_per_case", 1, "reference_file"), "ref/case_0.nii.gz", "'case_0' comes 2 times"),
+        (("metric_per_case", 1, "reference_file"), 5, "layout"),
+        (("wsl",), [1], "layout"),
+        (("wsl", "objects"), ["1", "(1, 2)"], "layout"),
+        (("wsl", "objects"), {}, "layout"),
+        (("wsl", "tolerances_mm"), [1.0, 2.0], "layout"),
+        (("wsl", "tolerances_mm"), {"1": "wide"}, "layout"),
+        (("wsl", "tolerances_mm", "1"), [2], "layout"),
+    ],
+)
+def test_damaged_summaries(tmp_path, keys, value, words):
+    folder = write_run(tmp_path / "a", [0.5, 0.5])
+    change(folder, keys, value)
+    with pytest.raises(InputError, match=words):
+        compare_runs(folder, folder)
+
+
+def test_summary_without_the_size_of_the_references(tmp_path):
+    folder = write_run(tmp_path / "a", [0.5], names={"1": "tumour"})
+    change(folder, ("metric_per_case", 0, "metrics", "1", "n_ref"))
+    with pytest.raises(InputError, match=r"layout .*n_ref"):
+        Run.read(folder)
+
+
+@pytest.mark.parametrize("key", ["objects", "tolerances_mm"])
+def test_blocks_that_are_null(tmp_path, key):
+    folder = write_run(tmp_path / "a", [0.5, 0.5])
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["wsl"][key] = None
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match="layout"):
+        Run.read(folder)
+
+
+def test_one_key_with_two_names(tmp_path):
+    a = write_run(tmp_path / "a", [0.5, 0.5], names={"1": "liver", "2": "heart"})
+    b = write_run(tmp_path / "b", [0.5, 0.5], names={"1": "heart", "2": "heart"})
+    with pytest.raises(InputError, match=r"Object 1 is 'liver' in '.*a', 'heart' in '.*b'"):
+        compare_runs(a, b)
+    nameless = write_run(tmp_path / "c", [0.5, 0.5], names={"1": "1", "2": "2"})  # nnU-Net's own has keys only
+    assert rows_of(compare_runs(a, nameless))["liver", "Dice"].difference == 0
+    assert rows_of(compare_runs(nameless, a))["1", "Dice"].difference == 0
+
+
+def test_rounding_is_no_win(tmp_path):
+    """The same scores of a case, of other objects: as floating-point numbers the means differ in the last digit."""
+    dice = [(0.1, 0.2, 0.3), (0.7, 0.8, 0.1), (0.6, 0.2, 0.3)]
+    names = {"1": "a", "2": "b", "3": "c"}
+    for folder, order in (("a", (0, 1, 2)), ("b", (2, 1, 0))):
+        write_run(tmp_path / folder, [0.5] * 3, names=names)
+        for case, scores in enumerate(dice):
+            for key, place in zip(names, order, strict=True):
+                change(tmp_path / folder, ("metric_per_case", case, "metrics", key, "Dice"), scores[place])
+    row = rows_of(compare_runs(tmp_path / "a", tmp_path / "b"))["mean of objects", "Dice"]
+    assert (row.wins, row.p_value, row.interval) == ((0, 0), 1, (0, 0))
+    assert row.differences.tolist() == [0, 0, 0]
+
+
 def test_cases_with_other_objects(tmp_path):
     folder = write_run(tmp_path / "a", [0.5, 0.5])
     summary = json.loads((folder / "summary.json").read_text())

@@ -14,7 +14,7 @@ from PIL import Image
 from nnunet_wsl.cli.evaluate import parse_tolerances
 from nnunet_wsl.cli.main import main
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.evaluation import Run, evaluate_folders
+from nnunet_wsl.evaluation import Run, compare_runs, evaluate_folders
 
 SHAPE, SPACING_XYZ = (5, 7, 11), (1.1, 0.7, 3.0)
 OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
@@ -114,6 +114,30 @@ def test_files_and_table(folders):
     assert again.tolerances_mm == {"1": 1.0, "2": 1.0}
 
 
+def test_names_are_drawn_as_they_are(folders):
+    # To matplotlib what stands between two $ is a formula, and this one is wrong.
+    write_dataset_json(folders / "pred", {"background": 0, "tumour $\\frac$": 1, "node": 2, "ignore": 3})
+    for folder in ("pred", "ref"):
+        path = folders / folder / "case_0.nii.gz"
+        path.rename(path.with_name("case $\\x$.nii.gz"))
+    evaluate(folders)
+    assert sorted(path.name for path in (folders / "out").iterdir()) == FILES
+    comparison = compare_runs(folders / "out", folders / "out")
+    comparison.write(folders / "comparison")
+    assert (folders / "comparison" / "comparison.png").exists()
+
+
+def test_failure_leaves_no_folder(folders, monkeypatch):
+    def fail(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Run, "write", fail)
+    out = folders / "deep" / "out"
+    with pytest.raises(FileNotFoundError):
+        evaluate_folders(folders / "pred", folders / "ref", out)
+    assert not out.parent.exists()
+
+
 def test_undefined_and_absent_are_counted_and_never_nan_in_json(folders):
     surrounded = np.full(SHAPE, 3, np.uint8)
     surrounded[2, 2:4, 4:6] = 1
@@ -179,6 +203,26 @@ def test_cases_missing_on_either_side(folders):
     assert [case.case for case in evaluate(folders, predicted_only=True).cases] == ["case_0"]
 
 
+def test_files_that_are_left_out_are_named(folders, caplog):
+    evaluate(folders)
+    assert "Left out" not in caplog.text
+    write(folders / "pred" / "case_9.nii", np.minimum(reference(9), 2))
+    for name in ("plans.json", "case_0.npz", "case_0.pkl", ".hidden.nii"):  # what nnU-Net leaves there, and its like
+        (folders / "pred" / name).touch()
+    (folders / "ref" / "notes.txt").touch()
+    evaluate(folders)
+    pred, ref = (line for line in caplog.text.splitlines() if "Left out" in line)
+    assert pred.endswith("which do not end in '.nii.gz': case_9.nii")
+    assert ref.endswith("which do not end in '.nii.gz': notes.txt")
+
+
+@pytest.mark.parametrize("reader", [5, None, "Nonsense", ["SimpleITKIO"]])
+def test_reader_that_nnunet_does_not_have(folders, tmp_path, reader):
+    content = {"labels": LABELS, "file_ending": ".xyz", "overwrite_image_reader_writer": reader}
+    (problem,) = problems_of(folders, dataset_json=_json(tmp_path, **content))
+    assert "overwrite_image_reader_writer" in problem
+
+
 def test_wrong_folders_and_dataset_json(folders, tmp_path):
     with pytest.raises(InputError, match="holds label maps"):
         evaluate_folders(folders / "pred", folders / "ref", folders / "ref" / ".." / "pred")
@@ -191,6 +235,22 @@ def test_wrong_folders_and_dataset_json(folders, tmp_path):
     assert "cannot be read as JSON" in problems_of(folders)[0]
     (folders / "pred" / "dataset.json").unlink()
     assert "--dataset-json" in problems_of(folders)[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"background": 0, "a": 1, "b": 2, "c": 1}, "'a' and 'c' have the value 1"),
+        ({"background": 0, "a": [1, 2], "b": 2, "c": [1, 2]}, r"'a' and 'c' have the value \(1, 2\)"),
+        ({"background": 0, "a": 1, "b": 2, "ignore": 2}, "'ignore' has the value 2 of 'b'"),
+        ({"background": 0, "a": [1, 2], "b": 2, "ignore": 2}, "'ignore' has the value 2 of 'a', 'b'"),
+        ({"background": 0, "a": 1, "ignore": 0}, "'ignore' has the value 0 of 'background'"),
+        ({"background": 0, "a": 1, "ignore": [2, 3]}, r"'ignore' is \[2, 3\]; expected a single value"),
+    ],
+)
+def test_values_with_two_meanings(folders, tmp_path, labels, words):
+    (problem,) = problems_of(folders, dataset_json=_json(tmp_path, labels=labels, file_ending=".nii.gz"))
+    assert re.search(words, problem), problem
 
 
 def _json(folder, **content):
@@ -247,5 +307,7 @@ def test_command(folders, capsys):
 def test_tolerance_arguments():
     assert parse_tolerances(["a=1", "b=c=2.5", "3"]) == {"a": 1.0, "b=c": 2.5, None: 3.0}
     with pytest.raises(InputError) as caught:
-        parse_tolerances(["a=1", "a=2", "b=", "mm"])
-    assert len(caught.value.problems) == 3
+        parse_tolerances(["a=1", "a=2", "b=", "mm", "c=0", "d=nan", "e=-1", "inf"])
+    assert [problem.split("'")[1] for problem in caught.value.problems] == [
+        "a=2", "b=", "mm", "c=0", "d=nan", "e=-1", "inf"
+    ]  # fmt: skip
