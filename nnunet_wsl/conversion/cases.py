@@ -33,7 +33,7 @@ from nnunet_wsl.contours import (
 )
 from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotated import read_annotated, slices_within
-from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge
+from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge, usual_step
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import (
     MAX_OBJECTS,
@@ -391,7 +391,10 @@ def _prepare(
     drawn = [drawn_slices(placed, name) for name in placed.objects]
     if settings.annotated == "auto":
         listed = {**content.contours.annotated, **listed}
-    knowledge = [_knowledge(case.name, name, content.contours, placed, settings, listed) for name in placed.objects]
+    step = usual_step(drawn)
+    knowledge = [
+        _knowledge(case.name, name, content.contours, placed, settings, listed, step) for name in placed.objects
+    ]
     known_slices = np.array([one.known for one in knowledge])
     if not content.contours.contours and not known_slices.all(axis=0).any():
         raise InputError(
@@ -485,6 +488,7 @@ def _knowledge(
     placed: PlacedContours,
     settings: ConversionSettings,
     listed: Mapping[str, SliceList],
+    case_step: int | None,
 ) -> SliceKnowledge:
     """Tell on which slices an object is known: by list, by its absence, or by rule."""
     num_slices = placed.grid.shape_zyx[0]
@@ -498,6 +502,7 @@ def _knowledge(
         num_slices,
         settings.annotated,
         _open_slices(placed, name),
+        case_step=case_step,
         listed=slices,
         margin=settings.annotated_margin,
     )

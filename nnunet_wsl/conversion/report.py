@@ -46,7 +46,7 @@ class ObjectReport:
     known_slices, slices : int
         Number of slices on which the object is drawn or known to be absent, and of all slices.
     step : int
-        Usual distance between neighbouring drawn slices; 1 is a dense annotation.
+        Usual distance between neighbouring drawn slices; 1 is a dense annotation, 0 if nothing tells it.
     gaps : str
         Neighbouring drawn slices that are further apart, as ``12-15``.
     interpolated_slices : int
@@ -190,11 +190,18 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
     for name in dict.fromkeys(report.object for report in reports):
         of_object = [report for report in reports if report.object == name and report.drawn_slices]
         volumes_ml = [report.volume_mm3 / 1000 for report in of_object]
-        steps = sorted({report.step for report in of_object})
+        steps = sorted({report.step for report in of_object if report.step})
         _LOG.info(
             "Label '%s': drawn in %d cases, %d slices (step %s), volume %.1f ml (%.1f to %.1f).",
             name, len(of_object), sum(report.drawn_slices for report in of_object),
-            ", ".join(map(str, steps)), float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
+            ", ".join(map(str, steps)) or "unknown", float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
+        )  # fmt: skip
+    if unclear := list(dict.fromkeys(report.case for report in reports if report.step == 0)):
+        _LOG.warning(
+            "In %d cases an object is drawn on one slice only, and no object tells how far apart slices were annotated: "
+            "of this object only that slice counts as known. Pass --annotated all if it is absent on the others, or "
+            "--annotated FILE with a list of the annotated slices. The cases: %s.",
+            len(unclear), ", ".join(unclear),
         )  # fmt: skip
     for report in reports:
         where = f"Case '{report.case}', label '{report.object}'"
