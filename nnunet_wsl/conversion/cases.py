@@ -384,7 +384,9 @@ def _prepare(
     """Write image, label map and sources of the relevance of a case; return what the second pass needs."""
     content = case.read()
     image, grid = content.image, content.grid
-    placed = place(content.contours, grid, case=case.name, outside=settings.outside)
+    placed = _within_image(place(content.contours, grid, case=case.name, outside=settings.outside))
+    if settings.missing == "error":
+        _check_left(case.name, content.contours, placed)
     masks = [rasterise(placed, name) for name in placed.objects]
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
@@ -392,11 +394,9 @@ def _prepare(
     if settings.annotated == "auto":
         listed = {**content.contours.annotated, **listed}
     step = usual_step(drawn)
-    knowledge = [
-        _knowledge(case.name, name, content.contours, placed, settings, listed, step) for name in placed.objects
-    ]
+    knowledge = [_knowledge(case.name, name, placed, settings, listed, step) for name in placed.objects]
     known_slices = np.array([one.known for one in knowledge])
-    if not content.contours.contours and not known_slices.all(axis=0).any():
+    if not placed.contours and not known_slices.all(axis=0).any():
         raise InputError(
             f"Case '{case.name}': it has no contour, and on no slice are all objects known to be absent, so there is "
             "nothing to learn from it. Remove it, or pass --missing absent if the objects are not there."
@@ -418,7 +418,16 @@ def _prepare(
         case.name,
         grid,
         tuple(
-            ObjectReport.of(case.name, name, placed, slices, one, float(mask.sum()) * voxel_mm3, there.gaps)
+            ObjectReport.of(
+                case.name,
+                name,
+                placed,
+                {contour.source for contour in content.contours.of(name)},
+                slices,
+                one,
+                float(mask.sum()) * voxel_mm3,
+                there.gaps,
+            )
             for name, slices, one, mask, there in zip(placed.objects, drawn, knowledge, masks, supervised, strict=True)
         ),
         _sketches(case.name, placed, [gap for one in supervised for gap in one.gaps]),
@@ -484,7 +493,6 @@ def _shown(cases: Sequence[_PreparedCase]) -> list[CaseSketch]:
 def _knowledge(
     case: str,
     name: str,
-    contours: ContourSet,
     placed: PlacedContours,
     settings: ConversionSettings,
     listed: Mapping[str, SliceList],
@@ -492,13 +500,14 @@ def _knowledge(
 ) -> SliceKnowledge:
     """Tell on which slices an object is known: by list, by its absence, or by rule."""
     num_slices = placed.grid.shape_zyx[0]
+    drawn = drawn_slices(placed, name)
     slices: list[int] | None = None
     if name in listed:
         slices = slices_within(listed[name], num_slices, case=case, object_name=name)
-    elif not contours.of(name):
+    elif not len(drawn):
         slices = [] if settings.missing == "unknown" else list(range(num_slices))
     return slice_knowledge(
-        drawn_slices(placed, name),
+        drawn,
         num_slices,
         settings.annotated,
         _open_slices(placed, name),
@@ -506,6 +515,22 @@ def _knowledge(
         listed=slices,
         margin=settings.annotated_margin,
     )
+
+
+def _within_image(placed: PlacedContours) -> PlacedContours:
+    """Leave out the contours of objects that lie wholly outside the image."""
+    seen = {name for name in placed.objects if len(contour_voxels(placed, name)) or rasterise(placed, name).any()}
+    return replace(placed, contours=tuple(contour for contour in placed.contours if contour.object in seen))
+
+
+def _check_left(case: str, contours: ContourSet, placed: PlacedContours) -> None:
+    if problems := [
+        f"Case '{case}': none of the {len(contours.of(name))} contours of label '{name}' is left: they have no extent, "
+        "or lie outside the image. Draw it, say with --missing whether it is absent or unknown, or remove the case."
+        for name in contours.objects
+        if contours.of(name) and not placed.of(name) and name not in contours.annotated
+    ]:
+        raise InputError(problems)
 
 
 def _open_slices(placed: PlacedContours, name: str) -> list[int]:

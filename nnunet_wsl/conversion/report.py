@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -95,13 +95,13 @@ class ObjectReport:
         case: str,
         object_name: str,
         placed: PlacedContours,
+        sources: Collection[str],
         drawn: npt.NDArray[np.integer],
         knowledge: SliceKnowledge,
         volume_mm3: float,
         interpolated: Sequence[Gap] = (),
     ) -> ObjectReport:
-        """Summarise the contours of one object."""
-        sources = {contour.source for contour in placed.contours if contour.object == object_name}
+        """Summarise the contours of one object, which come from these sources."""
         repairs = [repair for repair in placed.repairs if repair.object == object_name]
         clippings = [clipping for clipping in placed.clippings if clipping.source in sources]
         return cls(
@@ -198,8 +198,8 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
         )  # fmt: skip
     if unclear := list(dict.fromkeys(report.case for report in reports if report.step == 0)):
         _LOG.warning(
-            "In %d cases an object is drawn on one slice only, and no object tells how far apart slices were annotated: "
-            "of this object only that slice counts as known. Pass --annotated all if it is absent on the others, or "
+            "In %d cases an object is drawn on one slice only, and no object tells how far apart slices were "
+            "annotated: of this object only that slice counts as known. Pass --annotated all if it is absent on the others, or "
             "--annotated FILE with a list of the annotated slices. The cases: %s.",
             len(unclear), ", ".join(unclear),
         )  # fmt: skip

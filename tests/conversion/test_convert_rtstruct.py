@@ -350,6 +350,55 @@ def test_a_missing_object_that_may_overlap(source, raw):
     np.testing.assert_array_equal(read(target / "labelsTr" / "bob.nii.gz"), expected)
 
 
+LINE_YX = np.array([(1.5, 2.5), (1.5, 7.5), (1.5, 4.5)])
+BESIDE_THE_IMAGE_YX = RECTANGLE_YX + np.array([0, 20])
+
+
+def write_vanishing_patients(source):
+    """B is drawn in ann; a line in bob, beyond the last slice in cid, beside the image in dan."""
+    write_patient(source / "ann", rois={"A": TWICE, "B": {2: [BESIDE_YX]}})
+    write_patient(source / "bob", rois={"A": TWICE, "B": {2: [LINE_YX]}})
+    write_patient(source / "cid", rois={"A": TWICE, "B": {2: [BESIDE_YX]}})
+    edit(source / "cid" / "rs" / "rs.dcm", lambda dataset: _shift_contour(dataset, 0, 7 * 3 * DIRECTION[:, 2], roi=1))
+    write_patient(source / "dan", rois={"A": TWICE, "B": {2: [BESIDE_THE_IMAGE_YX]}})
+
+
+def test_objects_of_which_nothing_is_left_are_refused(source, raw):
+    write_vanishing_patients(source)
+    problems = problems_of(source, raw, settings=ConversionSettings(outside="clip"))
+    assert [problem.split(" is left")[0] for problem in problems] == [
+        f"Case '{case}': none of the 1 contours of label 'B'" for case in ("bob", "cid", "dan")
+    ]
+
+
+@pytest.mark.parametrize(("missing", "known"), [("absent", 5), ("unknown", 0)])
+def test_objects_of_which_nothing_is_left_are_as_if_not_drawn(source, raw, missing, known):
+    write_vanishing_patients(source)
+    settings = ConversionSettings(outside="clip", missing=missing)
+    target = convert_rtstruct(source, 501, "Test", settings=settings)
+    expected = np.full(SHAPE_ZYX, 0 if known else 3, np.uint8)
+    expected[1:3, ROWS, COLUMNS] = 1
+    for case in ("bob", "cid", "dan"):
+        np.testing.assert_array_equal(read(target / "labelsTr" / f"{case}.nii.gz"), expected)
+    with (target / "wsl_report.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file) if row["object"] == "B"}
+    columns = ("drawn_slices", "known_slices", "extentless_contours", "clipped_contours")
+    assert {case: tuple(int(row[column]) for column in columns) for case, row in rows.items()} == {
+        "ann": (1, 5, 0, 0),
+        "bob": (0, known, 1, 0),
+        "cid": (0, known, 0, 1),
+        "dan": (0, known, 0, 1),
+    }
+    assert float(rows["cid"]["clipped_farthest_mm"]) == pytest.approx(13.5)  # 4.5 slices beyond the last one's end
+
+
+def test_a_case_of_which_no_contour_is_left(source, raw):
+    write_patient(source / "ann")
+    write_patient(source / "bob", rois={"GTV": {2: [LINE_YX]}})
+    problem = only_problem_of(source, raw, settings=ConversionSettings(missing="unknown"))
+    assert problem.startswith("Case 'bob': it has no contour, and on no slice are all objects known")
+
+
 def test_a_label_that_no_case_has(source, raw):
     write_patient(source / "ann")
     problem = only_problem_of(
@@ -669,8 +718,8 @@ def test_problems_of_different_kinds_together(source, raw):
     assert len(headers) == 5
 
 
-def _shift_contour(dataset, position, offset_mm):
-    contour = dataset.ROIContourSequence[0].ContourSequence[position]
+def _shift_contour(dataset, position, offset_mm, roi=0):
+    contour = dataset.ROIContourSequence[roi].ContourSequence[position]
     points_mm = np.array(contour.ContourData, float).reshape(-1, 3) + offset_mm
     contour.ContourData = [f"{value:.6f}" for value in points_mm.ravel()]
 
