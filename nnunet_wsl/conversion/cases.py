@@ -55,7 +55,14 @@ from nnunet_wsl.conversion.report import (
     log_reports,
     write_reports,
 )
-from nnunet_wsl.conversion.supervision import Between, ObjectSupervision, RelevanceSource, exclude_conflicts, supervise
+from nnunet_wsl.conversion.supervision import (
+    Between,
+    ObjectSupervision,
+    RelevanceSource,
+    exclude_conflicts,
+    supervise,
+    yield_to_drawn,
+)
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance import (
     CaseFingerprint,
@@ -453,6 +460,8 @@ def _label_codes(
     """Make the label map of a case, or with regions the status of every voxel until the values are planned."""
     if settings.overlap == "error":
         exclude_conflicts(supervised, masks)
+    elif settings.overlap == "priority":
+        yield_to_drawn(supervised, masks)
     inside, known = [one.inside for one in supervised], [one.known for one in supervised]
     if settings.overlap == "regions":
         return combine(inside, known)

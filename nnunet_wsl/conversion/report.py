@@ -199,8 +199,8 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
     if unclear := list(dict.fromkeys(report.case for report in reports if report.step == 0)):
         _LOG.warning(
             "In %d cases an object is drawn on one slice only, and no object tells how far apart slices were "
-            "annotated: of this object only that slice counts as known. Pass --annotated all if it is absent on the others, or "
-            "--annotated FILE with a list of the annotated slices. The cases: %s.",
+            "annotated: of this object only that slice counts as known. Pass --annotated all if it is absent on the "
+            "others, or --annotated FILE with a list of the annotated slices. The cases: %s.",
             len(unclear), ", ".join(unclear),
         )  # fmt: skip
     for report in reports:

@@ -224,6 +224,22 @@ def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[n
             one.known[here] = False
 
 
+def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]]) -> None:
+    """Take interpolations back where other objects are drawn, whatever the priority; in place.
+
+    Parameters
+    ----------
+    supervised, masks
+        As for `exclude_conflicts`.
+    """
+    if not any(one.gaps for one in supervised):
+        return
+    drawn = np.any(masks, axis=0)
+    for one, mask in zip(supervised, masks, strict=True):
+        if one.gaps:
+            one.inside[drawn & ~mask] = False
+
+
 def _with_interpolation(
     mask: npt.NDArray[np.bool_], knowledge: SliceKnowledge, found: Interpolation, between: Between
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

@@ -466,6 +466,33 @@ def test_interpolated_objects_that_overlap(source, raw):
     assert (labels[:, 0] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("overlap", "rois", "drawn", "beside"),
+    [
+        ("error", "AB", 2, 1),
+        ("priority", "AB", 2, 1),
+        ("priority", "BA", 1, 2),
+        # A is 1 and 2, B is 2: what is drawn of B says nothing about A
+        ("regions", "AB", 2, 1),
+    ],
+)
+def test_drawn_contours_win_over_interpolated_ones(source, raw, overlap, rois, drawn, beside):
+    """A on slices 0 and 4, interpolated between; B drawn there, within what is surely A."""
+    write_patient(
+        source / "ann",
+        rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}, "B": {key: [INNER_YX] for key in (1, 2, 3)}},
+        volume=np.full(SHAPE_ZYX, 7),
+    )
+    settings = ConversionSettings(overlap=overlap, between="gated")
+    target = convert_rtstruct(source, 501, "Test", rois={name: name for name in rois}, settings=settings)
+    if overlap == "regions":
+        values = json.loads((target / "dataset.json").read_text())["labels"]
+        assert values == {"background": 0, "A": [1, 2], "B": 2, "ignore": 3}
+    labels = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert (labels[1:4, 3, 4:6] == drawn).all()
+    assert (labels[1:4, 3, [3, 6, 7]] == beside).all()
+
+
 @pytest.mark.parametrize("overlap", ["error", "priority", "regions"])
 def test_uncertain_contours_widen_relevance_and_leave_their_surroundings_ignored(source, raw, overlap):
     write_patient(source / "ann")
