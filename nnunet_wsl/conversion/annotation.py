@@ -91,9 +91,9 @@ def slice_knowledge(
     case_step : int, optional
         The step of all objects of the case, for one with fewer than two drawn slices.
     listed : sequence of int, optional
-        Slices that are fully annotated: if given, the known ones are these, whatever the rule and the margin.
+        Slices that are fully annotated: if given, the known ones are these, whatever the rule.
     margin : int
-        Slices before the first and after the last drawn one that are unknown.
+        Slices before the first and after the last drawn one that are unknown, also if they are listed.
 
     Returns
     -------
@@ -104,7 +104,10 @@ def slice_knowledge(
     distances = np.diff(drawn_slices)
     gaps = tuple((int(drawn_slices[i]), int(drawn_slices[i + 1])) for i in np.flatnonzero(distances > step).tolist())
     known = np.ones(num_slices, np.bool_)
-    if rule == "contoured" or step == 0:
+    if listed is not None:
+        known[:] = False
+        known[list(listed)] = True
+    elif rule == "contoured" or step == 0:
         known[:] = False
     elif single:
         margin = max(margin, step - 1)
@@ -114,10 +117,8 @@ def slice_knowledge(
         first, last = int(drawn_slices[0]), int(drawn_slices[-1])
         known[max(first - margin, 0) : first] = False
         known[last + 1 : last + 1 + margin] = False
-    known[drawn_slices] = True
-    if listed is not None:
-        known[:] = False
-        known[list(listed)] = True
+    if listed is None:
+        known[drawn_slices] = True
     known[list(open_slices)] = False
     partial = np.zeros(num_slices, np.bool_)
     partial[drawn_slices] = True

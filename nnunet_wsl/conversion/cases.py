@@ -398,10 +398,10 @@ def _prepare(
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
-    if settings.annotated == "auto":
-        listed = {**content.contours.annotated, **listed}
     step = usual_step(drawn)
-    knowledge = [_knowledge(case.name, name, placed, settings, listed, step) for name in placed.objects]
+    knowledge = [
+        _knowledge(case.name, name, content.contours, placed, settings, listed, step) for name in placed.objects
+    ]
     known_slices = np.array([one.known for one in knowledge])
     if not placed.contours and not known_slices.all(axis=0).any():
         raise InputError(
@@ -502,17 +502,22 @@ def _shown(cases: Sequence[_PreparedCase]) -> list[CaseSketch]:
 def _knowledge(
     case: str,
     name: str,
+    contours: ContourSet,
     placed: PlacedContours,
     settings: ConversionSettings,
     listed: Mapping[str, SliceList],
     case_step: int | None,
 ) -> SliceKnowledge:
-    """Tell on which slices an object is known: by list, by its absence, or by rule."""
+    """Tell on which slices an object is known: by the user's list, by the source, by its absence, or by rule."""
     num_slices = placed.grid.shape_zyx[0]
     drawn = drawn_slices(placed, name)
     slices: list[int] | None = None
+    margin = settings.annotated_margin
     if name in listed:
         slices = slices_within(listed[name], num_slices, case=case, object_name=name)
+        margin = 0  # the user has looked at the very slices
+    elif settings.annotated == "auto" and name in contours.annotated:
+        slices = slices_within(contours.annotated[name], num_slices, case=case, object_name=name)
     elif not len(drawn):
         slices = [] if settings.missing == "unknown" else list(range(num_slices))
     return slice_knowledge(
@@ -522,7 +527,7 @@ def _knowledge(
         _open_slices(placed, name),
         case_step=case_step,
         listed=slices,
-        margin=settings.annotated_margin,
+        margin=margin,
     )
 
 

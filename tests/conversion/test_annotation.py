@@ -105,10 +105,15 @@ def test_margin_beyond_the_drawn_slices(rule, drawn, margin, known):
 
 def test_listed_slices_are_the_known_ones():
     """What is drawn on slice 3 is not said to be complete; the contour on slice 5 is open."""
-    found = slice_knowledge(np.array([1, 3, 5]), 7, "all", [5], listed=[0, 1, 5], margin=1)
+    found = slice_knowledge(np.array([1, 3, 5]), 7, "all", [5], listed=[0, 1, 5])
     assert found.known.tolist() == [K, K, U, U, U, U, U]
     assert np.flatnonzero(found.partial).tolist() == [3, 5]
     assert (found.step, found.gaps) == (2, ())
+
+
+def test_margin_around_listed_slices():
+    found = slice_knowledge(np.array([2, 3]), 7, listed=[0, 1, 2, 3, 4, 5], margin=1)
+    assert found.known.tolist() == [K, U, K, K, U, K, U]
 
 
 @given(st.sets(st.integers(0, 20), min_size=1), st.sampled_from(["auto", "all", "contoured"]))

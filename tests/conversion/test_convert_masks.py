@@ -132,6 +132,23 @@ def test_images_without_channel_number(source, raw):
     assert (target / "imagesTr" / "ann_0000.nii.gz").is_file()
 
 
+def test_margin(source, raw):
+    """Whether the organ ends at slices 1 and 3, and the tumour at slice 2, is not known one slice further on."""
+    target = convert(source, settings=ConversionSettings(annotated_margin=1))
+    expected = np.full(SHAPE_ZYX, 3, np.uint8)
+    expected[1:4, 2:5, 3:8] = 1
+    expected[2] = LABELS[2]
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
+
+
+def test_margin_leaves_listed_slices_known(source, raw, tmp_path):
+    listed = tmp_path / "annotated.json"
+    listed.write_text(json.dumps({"ann": {"*": "all"}}))
+    target = convert(source, settings=ConversionSettings(annotated_margin=1, annotated_file=listed))
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), LABELS)
+    assert 3 in read(target / "labelsTr" / "bob.nii.gz")
+
+
 def problems_of(source, raw, **arguments):
     with pytest.raises(InputError) as caught:
         convert(source, **arguments)
