@@ -148,11 +148,14 @@ class CaseContent:
         Geometry of the image.
     contours : ContourSet
         Contours of the dataset's objects.
+    files : tuple of Path
+        The file of every image channel, for messages; empty if a channel has several.
     """
 
     image: npt.NDArray[Any]
     grid: Grid
     contours: ContourSet
+    files: tuple[Path, ...] = ()
 
 
 class Case(Protocol):
@@ -391,6 +394,8 @@ def _prepare(
     """Write image, label map and sources of the relevance of a case; return what the second pass needs."""
     content = case.read()
     image, grid = content.image, content.grid
+    if settings.relevance != "none" and settings.relevance_mode != "distance":
+        _check_finite(case.name, content, settings)
     placed = _within_image(place(content.contours, grid, case=case.name, outside=settings.outside))
     if settings.missing == "error":
         _check_left(case.name, content.contours, placed)
@@ -452,6 +457,21 @@ def _prepare(
             image, masks, [contour_voxels(placed, name) for name in placed.objects], tuple(grid.spacing_mm_zyx)
         ),
     )
+
+
+def _check_finite(case: str, content: CaseContent, settings: ConversionSettings) -> None:
+    """Refuse intensities that tell nothing; in the files of the dataset they would be read as 0."""
+    problems = []
+    for channel, volume in enumerate(content.image):
+        if num_voxels := volume.size - np.count_nonzero(np.isfinite(volume)):
+            where = f"'{content.files[channel]}'" if content.files else f"image channel {channel}"
+            problems.append(
+                f"Case '{case}': {where} has {num_voxels} voxels that are not finite numbers, but --relevance-mode "
+                f"{settings.relevance_mode} needs intensities. Replace them in the image, or pass --relevance-mode "
+                "distance."
+            )
+    if problems:
+        raise InputError(problems)
 
 
 def _label_codes(

@@ -183,7 +183,8 @@ def _object_fingerprint(
         distance_mm2, reference = nearest.distance_mm2(), nearest.reference()
         band = np.isfinite(distance_mm2) & (distance_mm2 > 0)
         for found, channel, values in zip(differences, channels, on_contour, strict=True):
-            found.append(np.abs(channel[nearest.box] - values[reference])[band])
+            with np.errstate(invalid="ignore"):  # infinite against infinite does not count either
+                found.append(np.abs(channel[nearest.box] - values[reference])[band])
     return ObjectFingerprint(
         radius_mm,
         tuple(_spread(values) for values in on_contour),

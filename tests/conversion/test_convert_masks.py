@@ -204,6 +204,30 @@ def test_descriptions_that_do_not_do(source, raw, content, arguments, message):
         convert(source, **arguments)
 
 
+@pytest.mark.parametrize("mode", ["intensity", "both"])
+def test_intensities_that_are_not_finite(source, raw, mode):
+    """NIfTI files are read with 0 in their place; what counts is the image as it came, here NRRD."""
+    for folder in ("imagesTr", "labelsTr"):
+        for path in (source / folder).iterdir():
+            image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32 if folder == "imagesTr" else sitk.sitkUInt8)
+            if path.name.startswith("bob_0001"):
+                image[1, 2, 3] = np.nan
+                image[4, 4, 2] = -np.inf
+            if path.name.startswith("ann_0000"):
+                image[0, 0, 0] = np.inf
+            sitk.WriteImage(image, str(path).replace(".nii.gz", ".nrrd"))
+            path.unlink()
+    described = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps(described | {"file_ending": ".nrrd"}))
+    problems = problems_of(source, raw, settings=ConversionSettings(relevance_mode=mode))
+    assert [problem.split(", but")[0].replace(str(source), "") for problem in problems] == [
+        "Case 'ann': '/imagesTr/ann_0000.nrrd' has 1 voxels that are not finite numbers",
+        "Case 'bob': '/imagesTr/bob_0001.nrrd' has 2 voxels that are not finite numbers",
+    ]
+    convert(source, settings=ConversionSettings(relevance_mode=mode, relevance="none"))
+    convert_masks(source / "imagesTr", source / "labelsTr", 502, "Distance")
+
+
 def test_files_that_cannot_be_read(source, raw):
     (source / "labelsTr" / "ann.nii.gz").write_bytes(b"no image")
     (problem,) = problems_of(source, raw)
