@@ -256,7 +256,7 @@ def convert_cases(
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
         if settings.relevance != "none":
-            planned = _plan(settings, [case.fingerprint for case in prepared])
+            planned = _plan(settings, objects, [case.fingerprint for case in prepared])
             _, problems = for_all(
                 lambda case: _write_relevance(
                     case, building, planned, len(image_channels), settings.relevance, has_confidence=has_confidence
@@ -609,13 +609,12 @@ def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> b
     return bool((labels == values.ignore).any())
 
 
-def _plan(settings: ConversionSettings, fingerprints: Sequence[CaseFingerprint]) -> RelevanceSettings:
-    """Plan the scales of the relevance from all cases, and put the user's in their place."""
-    sigma_mm, intensity_scale, cutoff_mm = plan_scales(fingerprints)
-    if settings.sigma_mm is not None:
-        chosen_mm = _one_each(settings.sigma_mm, len(sigma_mm))
-        cutoff_mm = tuple(c / s * own for c, s, own in zip(cutoff_mm, sigma_mm, chosen_mm, strict=True))
-        sigma_mm = chosen_mm
+def _plan(
+    settings: ConversionSettings, objects: Sequence[str], fingerprints: Sequence[CaseFingerprint]
+) -> RelevanceSettings:
+    """Plan the scales of the relevance that the user has not given from all cases."""
+    chosen_mm = settings.sigma_mm and _one_each(settings.sigma_mm, len(objects))
+    sigma_mm, intensity_scale, cutoff_mm = plan_scales(fingerprints, objects, sigma_mm=chosen_mm)
     if settings.contour_sigma_mm:
         # The contour that was meant lies about so far from the drawn one: one Gaussian blurred by another.
         blurred_mm = tuple(float(np.hypot(own, settings.contour_sigma_mm)) for own in sigma_mm)

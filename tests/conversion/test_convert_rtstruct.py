@@ -812,6 +812,17 @@ def test_scales_that_do_not_fit_the_labels(source, raw):
     assert "--intensity-scale -1.0 is not a positive number" in sign
 
 
+def test_contours_that_run_outside_the_image_only_need_a_scale(source, raw):
+    """The whole image is inside on slices 1 and 2, and no voxel is on a contour."""
+    around = np.array([(-5.0, -5.0), (-5.0, 20.0), (20.0, 20.0), (20.0, -5.0)])
+    write_patient(source / "ann", rois={"A": {3: [INNER_YX]}, "B": {1: [around], 2: [around]}})
+    problem = only_problem_of(source, raw, settings=ConversionSettings(outside="clip"))
+    assert "'B' has none in any case. Give sigma_mm yourself" in problem
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(outside="clip", sigma_mm=(1.0,)))
+    assert (read(target / "labelsTr" / "ann_rs.nii.gz")[1:3] == 2).all()
+    assert (read(target / "imagesTr" / "ann_rs_0002.nii.gz") == 0).all()
+
+
 def test_two_series_that_match_equally_well(source, raw):
     write_patient(source / "ann")
     write_series(source / "ann" / "copy", series="copy", frame=str(source / "ann"))
