@@ -243,16 +243,16 @@ def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.
 def _with_interpolation(
     mask: npt.NDArray[np.bool_], knowledge: SliceKnowledge, found: Interpolation, between: Between
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return where the object is, and where that is known, with the slices between known ones."""
-    slices = np.flatnonzero(knowledge.known)
-    undrawn = ~knowledge.known
-    undrawn[: slices[0]] = undrawn[slices[-1] :] = False
+    """Return where the object is, and where that is known, with the slices that were interpolated."""
+    between_slices = np.zeros(len(knowledge.known), np.bool_)
+    for gap in found.gaps:
+        between_slices[gap.first + 1 : gap.last] = True
     sure = found.confident() if between == "gated" else np.ones(mask.shape, np.bool_)
     inside = mask.copy()
-    inside[undrawn] |= (found.mask & sure)[undrawn]
+    inside[between_slices] |= (found.mask & sure)[between_slices]
     known = np.zeros(mask.shape, np.bool_)
     known[knowledge.known] = True
-    known[undrawn] = sure[undrawn]
+    known[between_slices] = sure[between_slices]
     return inside, known
 
 

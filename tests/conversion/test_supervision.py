@@ -100,6 +100,17 @@ def test_an_object_of_which_nothing_is_known():
     assert (confidence_of(source) == 0).all()
 
 
+@pytest.mark.parametrize("between", ["gated", "interpolate"])
+@pytest.mark.parametrize("drawn", [[], [4]])
+def test_slices_between_two_without_the_object_are_not_supervised(between, drawn):
+    """Slice 1 lies between the known slices 0 and 2, which do not show the object; slice 3 between 2 and 4."""
+    one, source = supervised(closed=drawn, listed=[0, 2, 4], between=between)
+    assert not one.known[1].any()
+    assert (confidence_of(source)[1] == 0).all()
+    assert one.known[3].any() == bool(drawn)
+    assert sum(gap.last - gap.first - 1 for gap in one.gaps) == len(drawn)
+
+
 def test_nothing_to_interpolate():
     for one, source in (supervised(between="gated"), supervised(closed=[0, 1, 2, 3, 4], between="gated")):
         assert one.gaps == ()
