@@ -258,8 +258,9 @@ def _settings(args: argparse.Namespace, image: _Image, objects: _Objects) -> Rel
     intensity_scale = given("intensity_scale", num_channels, "image channel")
     needs_intensity = args.mode != "distance"
     channels = image.channels if needs_intensity and intensity_scale is None else None
-    planned = plan_scales([case_fingerprint(channels, objects.masks, objects.voxels, image.spacing_mm)])
-    sigma_mm = sigma_mm or planned[0]
+    fingerprint = case_fingerprint(channels, objects.masks, objects.voxels, image.spacing_mm)
+    planned = plan_scales([fingerprint], objects.names, sigma_mm=sigma_mm)
+    sigma_mm = planned[0]
     return RelevanceSettings(
         mode=args.mode,
         kernel=args.kernel,

@@ -7,7 +7,7 @@ known. A slice is known for an object in the first two.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -32,7 +32,8 @@ class SliceKnowledge:
     partial : ndarray of bool, shape (z,)
         Slices with contours that may not be all there are: known are only these contours.
     step : int
-        The most common distance between neighbouring drawn slices, in slices; 1 means dense.
+        The usual distance between neighbouring drawn slices, in slices; 1 means dense, 0 that nothing tells it, so that
+        only the one drawn slice is known.
     gaps : tuple of (int, int)
         Neighbouring drawn slices that are further apart than the step.
     """
@@ -43,12 +44,30 @@ class SliceKnowledge:
     gaps: tuple[tuple[int, int], ...]
 
 
+def usual_step(drawn_slices: Iterable[npt.NDArray[np.integer]]) -> int | None:
+    """Return the most common distance between neighbouring drawn slices, the smaller one of a tie.
+
+    Parameters
+    ----------
+    drawn_slices : iterable of ndarray of int, shape (n,)
+        Of each object: sorted, unique indices of the slices that carry a contour of it.
+
+    Returns
+    -------
+    int or None
+        In slices; None if no object has two drawn slices.
+    """
+    counts = Counter(distance for of_object in drawn_slices for distance in np.diff(of_object).tolist())
+    return min(counts, key=lambda distance: (-counts[distance], distance)) if counts else None
+
+
 def slice_knowledge(
     drawn_slices: npt.NDArray[np.integer],
     num_slices: int,
     rule: AnnotationRule = "auto",
     open_slices: Sequence[int] = (),
     *,
+    case_step: int | None = None,
     listed: Sequence[int] | None = None,
     margin: int = 0,
 ) -> SliceKnowledge:
@@ -61,39 +80,45 @@ def slice_knowledge(
     num_slices : int
         Number of slices of the image.
     rule : {"auto", "all", "contoured"}
-        With ``auto`` the step is the most common distance between neighbouring drawn slices (the smaller one of a
-        tie). A step of 1 is a dense annotation: on undrawn slices the object is absent. A larger step means that
-        the slices between the first and the last drawn one are unknown unless drawn. Outside that range the object
-        is absent. With ``all`` an undrawn slice means absent, with ``contoured`` it is unknown.
+        With ``auto`` the step tells, see `usual_step`. A step of 1 is a dense annotation: on undrawn slices the object
+        is absent. A larger step means that the slices between the first and the last drawn one are unknown unless
+        drawn. Outside that range the object is absent; around a single drawn slice, from a step away on. If nothing
+        tells the step, only the single drawn slice is known, unless the image has no other. With ``all`` an undrawn
+        slice means absent, with ``contoured`` it is unknown.
     open_slices : sequence of int
         Slices with a contour that does not close. It does not tell what is inside: the slice counts as drawn, but
         is not known.
+    case_step : int, optional
+        The step of all objects of the case, for one with fewer than two drawn slices.
     listed : sequence of int, optional
-        Slices that are fully annotated: if given, the known ones are these, whatever the rule and the margin.
+        Slices that are fully annotated: if given, the known ones are these, whatever the rule.
     margin : int
-        Slices before the first and after the last drawn one that are unknown.
+        Slices before the first and after the last drawn one that are unknown, also if they are listed.
 
     Returns
     -------
     SliceKnowledge
     """
+    single = rule == "auto" and listed is None and len(drawn_slices) == 1 and num_slices > 1
+    step = usual_step([drawn_slices]) or case_step or (0 if single else 1)
     distances = np.diff(drawn_slices)
-    counts = Counter(distances.tolist())
-    step = min(counts, key=lambda distance: (-counts[distance], distance)) if counts else 1
     gaps = tuple((int(drawn_slices[i]), int(drawn_slices[i + 1])) for i in np.flatnonzero(distances > step).tolist())
     known = np.ones(num_slices, np.bool_)
-    if rule == "contoured":
+    if listed is not None:
         known[:] = False
-    elif rule == "auto" and step > 1:
+        known[list(listed)] = True
+    elif rule == "contoured" or step == 0:
+        known[:] = False
+    elif single:
+        margin = max(margin, step - 1)
+    elif rule == "auto" and step > 1 and len(drawn_slices):
         known[drawn_slices[0] : drawn_slices[-1]] = False
     if len(drawn_slices):
         first, last = int(drawn_slices[0]), int(drawn_slices[-1])
         known[max(first - margin, 0) : first] = False
         known[last + 1 : last + 1 + margin] = False
-    known[drawn_slices] = True
-    if listed is not None:
-        known[:] = False
-        known[list(listed)] = True
+    if listed is None:
+        known[drawn_slices] = True
     known[list(open_slices)] = False
     partial = np.zeros(num_slices, np.bool_)
     partial[drawn_slices] = True

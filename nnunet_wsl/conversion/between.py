@@ -95,8 +95,7 @@ class Interpolation:
     Parameters
     ----------
     probability : ndarray of float32, shape (z, y, x)
-        Of being inside: 0 or 1 on known slices, 0 between two of them that do not show the object, 0.5 on unknown
-        slices that do not lie between known ones.
+        Of being inside: 0 or 1 on known slices, 0.5 on unknown slices that lie in no gap.
     gaps : tuple of Gap
         In ascending order.
     """
@@ -157,7 +156,7 @@ def interpolate(
     centroids; where moving would make neighbouring masks overlap less, as when one of two parts ends, they stay. S
     is cut off below at minus the depth of the deeper of the two slices: a part that the other slice does not have ends
     about half way, however far away that slice's other parts are. If the object is absent from one of the two slices,
-    it shrinks to a point there.
+    it shrinks to a point there; if from both, nothing is said of the slices between.
 
     Uncertainty. Along the path from slice to slice the contour's position is sure to a part of a voxel, plus a part of
     how far the two slices differ at this voxel, plus a part of the shift; the distance of the slices adds nothing to
@@ -197,8 +196,9 @@ def interpolate(
     probability[is_known] = drawn[is_known]
     pairs = []
     for i, (first, last) in enumerate(pairwise(slices.tolist())):
-        probability[first + 1 : last] = 0
+        # Between two slices without the object nothing is known: a part of it may lie there wholly.
         if last - first > 1 and (shows[i] or shows[i + 1]):
+            probability[first + 1 : last] = 0
             pairs.append(i)
     gaps = []
     if pairs:

@@ -33,7 +33,7 @@ from nnunet_wsl.contours import (
 )
 from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotated import read_annotated, slices_within
-from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge
+from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge, usual_step
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import (
     MAX_OBJECTS,
@@ -55,7 +55,14 @@ from nnunet_wsl.conversion.report import (
     log_reports,
     write_reports,
 )
-from nnunet_wsl.conversion.supervision import Between, ObjectSupervision, RelevanceSource, exclude_conflicts, supervise
+from nnunet_wsl.conversion.supervision import (
+    Between,
+    ObjectSupervision,
+    RelevanceSource,
+    exclude_conflicts,
+    supervise,
+    yield_to_drawn,
+)
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance import (
     CaseFingerprint,
@@ -142,11 +149,14 @@ class CaseContent:
         Geometry of the image.
     contours : ContourSet
         Contours of the dataset's objects.
+    files : tuple of Path
+        The file of every image channel, for messages; empty if a channel has several.
     """
 
     image: npt.NDArray[Any]
     grid: Grid
     contours: ContourSet
+    files: tuple[Path, ...] = ()
 
 
 class Case(Protocol):
@@ -247,7 +257,7 @@ def convert_cases(
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
         if settings.relevance != "none":
-            planned = _plan(settings, [case.fingerprint for case in prepared])
+            planned = _plan(settings, objects, [case.fingerprint for case in prepared])
             _, problems = for_all(
                 lambda case: _write_relevance(
                     case, building, planned, len(image_channels), settings.relevance, has_confidence=has_confidence
@@ -392,16 +402,21 @@ def _prepare(
     """Write image, label map and sources of the relevance of a case; return what the second pass needs."""
     content = case.read()
     image, grid = content.image, content.grid
-    placed = place(content.contours, grid, case=case.name, outside=settings.outside)
+    if settings.relevance != "none" and settings.relevance_mode != "distance":
+        _check_finite(case.name, content, settings)
+    placed = _within_image(place(content.contours, grid, case=case.name, outside=settings.outside))
+    if settings.missing == "error":
+        _check_left(case.name, content.contours, placed)
     masks = [rasterise(placed, name) for name in placed.objects]
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
-    if settings.annotated == "auto":
-        listed = {**content.contours.annotated, **listed}
-    knowledge = [_knowledge(case.name, name, content.contours, placed, settings, listed) for name in placed.objects]
+    step = usual_step(drawn)
+    knowledge = [
+        _knowledge(case.name, name, content.contours, placed, settings, listed, step) for name in placed.objects
+    ]
     known_slices = np.array([one.known for one in knowledge])
-    if not content.contours.contours and not known_slices.all(axis=0).any():
+    if not placed.contours and not known_slices.all(axis=0).any():
         raise InputError(
             f"Case '{case.name}': it has no contour, and on no slice are all objects known to be absent, so there is "
             "nothing to learn from it. Remove it, or pass --missing absent if the objects are not there."
@@ -423,7 +438,16 @@ def _prepare(
         case.name,
         grid,
         tuple(
-            ObjectReport.of(case.name, name, placed, slices, one, float(mask.sum()) * voxel_mm3, there.gaps)
+            ObjectReport.of(
+                case.name,
+                name,
+                placed,
+                {contour.source for contour in content.contours.of(name)},
+                slices,
+                one,
+                float(mask.sum()) * voxel_mm3,
+                there.gaps,
+            )
             for name, slices, one, mask, there in zip(placed.objects, drawn, knowledge, masks, supervised, strict=True)
         ),
         _sketches(case.name, placed, [gap for one in supervised for gap in one.gaps]),
@@ -443,12 +467,29 @@ def _prepare(
     )
 
 
+def _check_finite(case: str, content: CaseContent, settings: ConversionSettings) -> None:
+    """Refuse intensities that tell nothing; in the files of the dataset they would be read as 0."""
+    problems = []
+    for channel, volume in enumerate(content.image):
+        if num_voxels := volume.size - np.count_nonzero(np.isfinite(volume)):
+            where = f"'{content.files[channel]}'" if content.files else f"image channel {channel}"
+            problems.append(
+                f"Case '{case}': {where} has {num_voxels} voxels that are not finite numbers, but --relevance-mode "
+                f"{settings.relevance_mode} needs intensities. Replace them in the image, or pass --relevance-mode "
+                "distance."
+            )
+    if problems:
+        raise InputError(problems)
+
+
 def _label_codes(
     supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]], settings: ConversionSettings
 ) -> tuple[npt.NDArray[Any], tuple[Status, ...]]:
     """Make the label map of a case, or with regions the status of every voxel until the values are planned."""
     if settings.overlap == "error":
         exclude_conflicts(supervised, masks)
+    elif settings.overlap == "priority":
+        yield_to_drawn(supervised, masks)
     inside, known = [one.inside for one in supervised], [one.known for one in supervised]
     if settings.overlap == "regions":
         return combine(inside, known)
@@ -493,22 +534,45 @@ def _knowledge(
     placed: PlacedContours,
     settings: ConversionSettings,
     listed: Mapping[str, SliceList],
+    case_step: int | None,
 ) -> SliceKnowledge:
-    """Tell on which slices an object is known: by list, by its absence, or by rule."""
+    """Tell on which slices an object is known: by the user's list, by the source, by its absence, or by rule."""
     num_slices = placed.grid.shape_zyx[0]
+    drawn = drawn_slices(placed, name)
     slices: list[int] | None = None
+    margin = settings.annotated_margin
     if name in listed:
         slices = slices_within(listed[name], num_slices, case=case, object_name=name)
-    elif not contours.of(name):
+        margin = 0  # the user has looked at the very slices
+    elif settings.annotated == "auto" and name in contours.annotated:
+        slices = slices_within(contours.annotated[name], num_slices, case=case, object_name=name)
+    elif not len(drawn):
         slices = [] if settings.missing == "unknown" else list(range(num_slices))
     return slice_knowledge(
-        drawn_slices(placed, name),
+        drawn,
         num_slices,
         settings.annotated,
         _open_slices(placed, name),
+        case_step=case_step,
         listed=slices,
-        margin=settings.annotated_margin,
+        margin=margin,
     )
+
+
+def _within_image(placed: PlacedContours) -> PlacedContours:
+    """Leave out the contours of objects that lie wholly outside the image."""
+    seen = {name for name in placed.objects if len(contour_voxels(placed, name)) or rasterise(placed, name).any()}
+    return replace(placed, contours=tuple(contour for contour in placed.contours if contour.object in seen))
+
+
+def _check_left(case: str, contours: ContourSet, placed: PlacedContours) -> None:
+    if problems := [
+        f"Case '{case}': none of the {len(contours.of(name))} contours of label '{name}' is left: they have no extent, "
+        "or lie outside the image. Draw it, say with --missing whether it is absent or unknown, or remove the case."
+        for name in contours.objects
+        if contours.of(name) and not placed.of(name) and name not in contours.annotated
+    ]:
+        raise InputError(problems)
 
 
 def _open_slices(placed: PlacedContours, name: str) -> list[int]:
@@ -553,13 +617,12 @@ def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> b
     return bool((labels == values.ignore).any())
 
 
-def _plan(settings: ConversionSettings, fingerprints: Sequence[CaseFingerprint]) -> RelevanceSettings:
-    """Plan the scales of the relevance from all cases, and put the user's in their place."""
-    sigma_mm, intensity_scale, cutoff_mm = plan_scales(fingerprints)
-    if settings.sigma_mm is not None:
-        chosen_mm = _one_each(settings.sigma_mm, len(sigma_mm))
-        cutoff_mm = tuple(c / s * own for c, s, own in zip(cutoff_mm, sigma_mm, chosen_mm, strict=True))
-        sigma_mm = chosen_mm
+def _plan(
+    settings: ConversionSettings, objects: Sequence[str], fingerprints: Sequence[CaseFingerprint]
+) -> RelevanceSettings:
+    """Plan the scales of the relevance that the user has not given from all cases."""
+    chosen_mm = settings.sigma_mm and _one_each(settings.sigma_mm, len(objects))
+    sigma_mm, intensity_scale, cutoff_mm = plan_scales(fingerprints, objects, sigma_mm=chosen_mm)
     if settings.contour_sigma_mm:
         # The contour that was meant lies about so far from the drawn one: one Gaussian blurred by another.
         blurred_mm = tuple(float(np.hypot(own, settings.contour_sigma_mm)) for own in sigma_mm)

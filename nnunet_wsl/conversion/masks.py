@@ -86,7 +86,7 @@ class MaskCase:
             label_map = permuted(label_map, order_xyz)
             grid = permuted_grid(grid, order_xyz)
         masks = {name: np.isin(label_map, values) for name, values in self.values.items()}
-        return CaseContent(image, grid, self.simulation.draw(masks, grid, self.name))
+        return CaseContent(image, grid, self.simulation.draw(masks, grid, self.name), self.images)
 
 
 def convert_masks(

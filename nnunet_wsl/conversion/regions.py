@@ -85,7 +85,7 @@ class LabelValues:
         Raises
         ------
         InputError
-            If more combinations occur than label values exist.
+            If more combinations occur than label values exist, or objects are the same wherever they are known.
         """
         voxels: Counter[Combination] = Counter()
         for (inside, unknown), count in counts.items():
@@ -98,6 +98,7 @@ class LabelValues:
             key=lambda c: (len(c), c),
         )
         _check_number(combinations, MAX_VALUES)
+        _check_different(objects, combinations)
         order = tuple(sorted(range(len(objects)), key=lambda k: (-volumes_mm3[k], k)))
         written = []
         for place, k in enumerate(order):
@@ -224,6 +225,20 @@ def _check_number(combinations: Sequence[object], most: int) -> None:
             f"The objects overlap in {len(combinations)} combinations; expected at most {most}. "
             "Select fewer ROIs, or pass --overlap priority."
         )
+
+
+def _check_different(objects: Sequence[str], combinations: Sequence[Combination]) -> None:
+    """Refuse objects that occur in the same combinations: nnU-Net would take their one value for one object."""
+    same: dict[tuple[bool, ...], list[str]] = {}
+    for k, name in enumerate(objects):
+        same.setdefault(tuple(k in combination for combination in combinations), []).append(name)
+    if problems := [
+        f"Labels {' and '.join(map(repr, names))} are the same: in all cases, every voxel that is in one of them is in "
+        "the other. Leave one of them out, or correct the contours."
+        for names in same.values()
+        if len(names) > 1
+    ]:
+        raise InputError(problems)
 
 
 def _possible(drawn: Combination, unknown: Combination, combinations: Iterable[Combination]) -> list[Combination]:

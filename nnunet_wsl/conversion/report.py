@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class ObjectReport:
     known_slices, slices : int
         Number of slices on which the object is drawn or known to be absent, and of all slices.
     step : int
-        Usual distance between neighbouring drawn slices; 1 is a dense annotation.
+        Usual distance between neighbouring drawn slices; 1 is a dense annotation, 0 if nothing tells it.
     gaps : str
         Neighbouring drawn slices that are further apart, as ``12-15``.
     interpolated_slices : int
@@ -96,13 +96,13 @@ class ObjectReport:
         case: str,
         object_name: str,
         placed: PlacedContours,
+        sources: Collection[str],
         drawn: npt.NDArray[np.integer],
         knowledge: SliceKnowledge,
         volume_mm3: float,
         interpolated: Sequence[Gap] = (),
     ) -> ObjectReport:
-        """Summarise the contours of one object."""
-        sources = {contour.source for contour in placed.contours if contour.object == object_name}
+        """Summarise the contours of one object, which come from these sources."""
         repairs = [repair for repair in placed.repairs if repair.object == object_name]
         clippings = [clipping for clipping in placed.clippings if clipping.source in sources]
         return cls(
@@ -191,11 +191,18 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
     for name in dict.fromkeys(report.object for report in reports):
         of_object = [report for report in reports if report.object == name and report.drawn_slices]
         volumes_ml = [report.volume_mm3 / 1000 for report in of_object]
-        steps = sorted({report.step for report in of_object})
+        steps = sorted({report.step for report in of_object if report.step})
         _LOG.info(
             "Label '%s': drawn in %d cases, %d slices (step %s), volume %.1f ml (%.1f to %.1f).",
             name, len(of_object), sum(report.drawn_slices for report in of_object),
-            ", ".join(map(str, steps)), float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
+            ", ".join(map(str, steps)) or "unknown", float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
+        )  # fmt: skip
+    if unclear := list(dict.fromkeys(report.case for report in reports if report.step == 0)):
+        _LOG.warning(
+            "In %d cases an object is drawn on one slice only, and no object tells how far apart slices were "
+            "annotated: of this object only that slice counts as known. Pass --annotated all if it is absent on the "
+            "others, or --annotated FILE with a list of the annotated slices. The cases: %s.",
+            len(unclear), ", ".join(unclear),
         )  # fmt: skip
     for report in reports:
         where = f"Case '{report.case}', label '{report.object}'"

@@ -224,19 +224,35 @@ def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[n
             one.known[here] = False
 
 
+def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]]) -> None:
+    """Take interpolations back where other objects are drawn, whatever the priority; in place.
+
+    Parameters
+    ----------
+    supervised, masks
+        As for `exclude_conflicts`.
+    """
+    if not any(one.gaps for one in supervised):
+        return
+    drawn = np.any(masks, axis=0)
+    for one, mask in zip(supervised, masks, strict=True):
+        if one.gaps:
+            one.inside[drawn & ~mask] = False
+
+
 def _with_interpolation(
     mask: npt.NDArray[np.bool_], knowledge: SliceKnowledge, found: Interpolation, between: Between
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return where the object is, and where that is known, with the slices between known ones."""
-    slices = np.flatnonzero(knowledge.known)
-    undrawn = ~knowledge.known
-    undrawn[: slices[0]] = undrawn[slices[-1] :] = False
+    """Return where the object is, and where that is known, with the slices that were interpolated."""
+    between_slices = np.zeros(len(knowledge.known), np.bool_)
+    for gap in found.gaps:
+        between_slices[gap.first + 1 : gap.last] = True
     sure = found.confident() if between == "gated" else np.ones(mask.shape, np.bool_)
     inside = mask.copy()
-    inside[undrawn] |= (found.mask & sure)[undrawn]
+    inside[between_slices] |= (found.mask & sure)[between_slices]
     known = np.zeros(mask.shape, np.bool_)
     known[knowledge.known] = True
-    known[undrawn] = sure[undrawn]
+    known[between_slices] = sure[between_slices]
     return inside, known
 
 

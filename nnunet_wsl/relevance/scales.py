@@ -120,6 +120,9 @@ def case_fingerprint(
 
 def plan_scales(
     fingerprints: Sequence[CaseFingerprint],
+    names: Sequence[str] | None = None,
+    *,
+    sigma_mm: Sequence[float] | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Choose the scales of the relevance for all cases.
 
@@ -127,6 +130,10 @@ def plan_scales(
     ----------
     fingerprints : sequence of CaseFingerprint
         Of the training cases, all with the same objects and image channels.
+    names : sequence of str, optional
+        Of the objects, for messages.
+    sigma_mm : sequence of float, optional
+        Chosen scales, one per object, in place of planned ones. Then an object may have no contour.
 
     Returns
     -------
@@ -143,25 +150,30 @@ def plan_scales(
     Raises
     ------
     InputError
-        If there is no case, or an object has no contour in any case.
+        If there is no case, or a scale is to be planned for an object that has no contour in any case.
     """
     present = [[one for one in case if one] for case in zip(*(f.objects for f in fingerprints), strict=True)]
-    missing = [str(k) for k, cases in enumerate(present, start=1) if not cases]
+    missing = [
+        repr(names[k]) if names else f"object {k + 1}"
+        for k, cases in enumerate(present)
+        if not cases and sigma_mm is None
+    ]
     if not fingerprints or missing:
         raise InputError(
             "The scales of the relevance are planned from contours, but "
-            + (f"object {', '.join(missing)} has none in any case." if fingerprints else "there is no case.")
+            + (f"{', '.join(missing)} has none in any case." if fingerprints else "there is no case.")
             + " Give sigma_mm yourself, or leave the object out."
         )
-    spacing_mm = float(np.median([max(fingerprint.spacing_mm[-2:]) for fingerprint in fingerprints]))
-    radii_mm = [float(np.median([one.radius_mm for one in cases])) for cases in present]
-    sigma_mm = tuple(max(SIGMA_PER_RADIUS * radius_mm, spacing_mm) for radius_mm in radii_mm)
+    if sigma_mm is None:
+        spacing_mm = float(np.median([max(fingerprint.spacing_mm[-2:]) for fingerprint in fingerprints]))
+        radii_mm = [float(np.median([one.radius_mm for one in cases])) for cases in present]
+        sigma_mm = [max(SIGMA_PER_RADIUS * radius_mm, spacing_mm) for radius_mm in radii_mm]
     along, across = (
         np.array([getattr(one, name) for cases in present for one in cases]).T for name in ("along", "across")
     )
     typical = np.sqrt(along * across)
     intensity_scale = tuple(float(np.median(scales[scales > 0])) if scales.any() else 1.0 for scales in typical)
-    return sigma_mm, intensity_scale, tuple(CUTOFF_PER_SIGMA * sigma for sigma in sigma_mm)
+    return tuple(sigma_mm), intensity_scale, tuple(CUTOFF_PER_SIGMA * sigma for sigma in sigma_mm)
 
 
 def _object_fingerprint(
@@ -183,7 +195,8 @@ def _object_fingerprint(
         distance_mm2, reference = nearest.distance_mm2(), nearest.reference()
         band = np.isfinite(distance_mm2) & (distance_mm2 > 0)
         for found, channel, values in zip(differences, channels, on_contour, strict=True):
-            found.append(np.abs(channel[nearest.box] - values[reference])[band])
+            with np.errstate(invalid="ignore"):  # infinite against infinite does not count either
+                found.append(np.abs(channel[nearest.box] - values[reference])[band])
     return ObjectFingerprint(
         radius_mm,
         tuple(_spread(values) for values in on_contour),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_wsl.conversion.annotation import label_map, slice_knowledge
+from nnunet_wsl.conversion.annotation import label_map, slice_knowledge, usual_step
 
 K, U = True, False
 
@@ -22,7 +22,9 @@ K, U = True, False
         # steps 3 and 1 tie: the smaller one wins
         ("auto", [1, 4, 5], [K, K, K, K, K, K, K], 1, ((1, 4),)),
         ("auto", [1, 3, 4, 6], [K, K, U, K, K, U, K], 2, ()),
-        ("auto", [3], [K, K, K, K, K, K, K], 1, ()),
+        # nothing tells the step
+        ("auto", [3], [U, U, U, K, U, U, U], 0, ()),
+        ("all", [3], [K, K, K, K, K, K, K], 1, ()),
         ("auto", [], [K, K, K, K, K, K, K], 1, ()),
         ("all", [1, 3, 5], [K, K, K, K, K, K, K], 2, ()),
         ("contoured", [1, 2, 5], [U, K, K, U, U, K, U], 1, ((2, 5),)),
@@ -34,6 +36,47 @@ def test_slice_knowledge(rule, drawn, known, step, gaps):
     assert found.known.tolist() == known
     assert not found.partial.any()
     assert (found.step, found.gaps) == (step, gaps)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "step"),
+    [
+        ([[0, 4, 8], [4]], 4),
+        ([[0, 4, 8], [4, 5]], 4),
+        ([[2], []], None),
+        ([], None),
+        # two of 3 within one object and two of 2 over two objects tie: the smaller one wins
+        ([[0, 3, 6], [1, 3], [4, 6]], 2),
+    ],
+)
+def test_usual_step_over_all_objects(drawn, step):
+    assert usual_step([np.array(of_object, np.int64) for of_object in drawn]) == step
+
+
+@pytest.mark.parametrize(
+    ("drawn", "case_step", "margin", "known", "step"),
+    [
+        # the others are drawn on every slice: absent where it is not drawn
+        ([3], 1, 0, [K, K, K, K, K, K, K], 1),
+        # on every third slice: they may all have been drawn on 0, 3 and 6; nobody looked at those between
+        ([3], 3, 0, [K, U, U, K, U, U, K], 3),
+        ([1], 3, 0, [U, K, U, U, K, K, K], 3),
+        ([3], 2, 2, [K, U, U, K, U, U, K], 2),
+        # its own step comes first
+        ([1, 3], 1, 0, [K, K, U, K, K, K, K], 2),
+        ([], 3, 0, [K, K, K, K, K, K, K], 3),
+    ],
+)
+def test_a_single_drawn_slice_takes_the_step_of_the_case(drawn, case_step, margin, known, step):
+    found = slice_knowledge(np.array(drawn, np.int64), 7, case_step=case_step, margin=margin)
+    assert found.known.tolist() == known
+    assert (found.step, found.gaps) == (step, ())
+
+
+def test_the_only_slice_of_an_image_is_known():
+    found = slice_knowledge(np.array([0]), 1)
+    assert found.known.tolist() == [K]
+    assert found.step == 1
 
 
 @pytest.mark.parametrize("rule", ["auto", "all", "contoured"])
@@ -62,10 +105,15 @@ def test_margin_beyond_the_drawn_slices(rule, drawn, margin, known):
 
 def test_listed_slices_are_the_known_ones():
     """What is drawn on slice 3 is not said to be complete; the contour on slice 5 is open."""
-    found = slice_knowledge(np.array([1, 3, 5]), 7, "all", [5], listed=[0, 1, 5], margin=1)
+    found = slice_knowledge(np.array([1, 3, 5]), 7, "all", [5], listed=[0, 1, 5])
     assert found.known.tolist() == [K, K, U, U, U, U, U]
     assert np.flatnonzero(found.partial).tolist() == [3, 5]
     assert (found.step, found.gaps) == (2, ())
+
+
+def test_margin_around_listed_slices():
+    found = slice_knowledge(np.array([2, 3]), 7, listed=[0, 1, 2, 3, 4, 5], margin=1)
+    assert found.known.tolist() == [K, U, K, K, U, K, U]
 
 
 @given(st.sets(st.integers(0, 20), min_size=1), st.sampled_from(["auto", "all", "contoured"]))

@@ -143,10 +143,15 @@ def test_nothing_between_known_slices(slices: list[int]) -> None:
     assert not found.mask[np.setdiff1d(range(5), slices)].any()
 
 
-def test_object_that_is_never_there_is_known_to_be_absent_between() -> None:
-    found = from_slices(np.zeros((5, 7, 11), dtype=np.bool_), [0, 4])
-    assert (found.probability == 0).all()
-    assert found.gaps == ()
+@pytest.mark.parametrize("shown", [[], [6]])
+def test_slices_between_two_without_the_object_stay_unknown(shown: list[int]) -> None:
+    """A part of the object may lie wholly between them, whether or not the object is drawn elsewhere."""
+    truth = np.zeros((8, 7, 11), dtype=np.bool_)
+    truth[shown, 2:5, 3:8] = True
+    found = from_slices(truth, [0, 4, 6, 7])
+    assert (found.probability[1:4] == 0.5).all()
+    assert [(gap.first, gap.last) for gap in found.gaps] == ([(4, 6)] if shown else [])
+    assert (found.probability[5] != 0.5).all() == bool(shown)
 
 
 @pytest.mark.parametrize("known", [[True, False, True], [True, False, False]])

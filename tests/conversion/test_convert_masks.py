@@ -155,6 +155,23 @@ def test_label_values_as_text(source, raw):
     np.testing.assert_array_equal(read(convert(source) / "labelsTr" / "ann.nii.gz"), LABELS)
 
 
+def test_margin(source, raw):
+    """Whether the organ ends at slices 1 and 3, and the tumour at slice 2, is not known one slice further on."""
+    target = convert(source, settings=ConversionSettings(annotated_margin=1))
+    expected = np.full(SHAPE_ZYX, 3, np.uint8)
+    expected[1:4, 2:5, 3:8] = 1
+    expected[2] = LABELS[2]
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
+
+
+def test_margin_leaves_listed_slices_known(source, raw, tmp_path):
+    listed = tmp_path / "annotated.json"
+    listed.write_text(json.dumps({"ann": {"*": "all"}}))
+    target = convert(source, settings=ConversionSettings(annotated_margin=1, annotated_file=listed))
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), LABELS)
+    assert 3 in read(target / "labelsTr" / "bob.nii.gz")
+
+
 def problems_of(source, raw, **arguments):
     with pytest.raises(InputError) as caught:
         convert(source, **arguments)
@@ -250,6 +267,30 @@ def test_descriptions_that_do_not_do(source, raw, content, arguments, message):
     (source / "dataset.json").write_text(content)
     with pytest.raises(InputError, match=message):
         convert(source, **arguments)
+
+
+@pytest.mark.parametrize("mode", ["intensity", "both"])
+def test_intensities_that_are_not_finite(source, raw, mode):
+    """NIfTI files are read with 0 in their place; what counts is the image as it came, here NRRD."""
+    for folder in ("imagesTr", "labelsTr"):
+        for path in (source / folder).iterdir():
+            image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32 if folder == "imagesTr" else sitk.sitkUInt8)
+            if path.name.startswith("bob_0001"):
+                image[1, 2, 3] = np.nan
+                image[4, 4, 2] = -np.inf
+            if path.name.startswith("ann_0000"):
+                image[0, 0, 0] = np.inf
+            sitk.WriteImage(image, str(path).replace(".nii.gz", ".nrrd"))
+            path.unlink()
+    described = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps(described | {"file_ending": ".nrrd"}))
+    problems = problems_of(source, raw, settings=ConversionSettings(relevance_mode=mode))
+    assert [problem.split(", but")[0].replace(str(source), "") for problem in problems] == [
+        "Case 'ann': '/imagesTr/ann_0000.nrrd' has 1 voxels that are not finite numbers",
+        "Case 'bob': '/imagesTr/bob_0001.nrrd' has 2 voxels that are not finite numbers",
+    ]
+    convert(source, settings=ConversionSettings(relevance_mode=mode, relevance="none"))
+    convert_masks(source / "imagesTr", source / "labelsTr", 502, "Distance")
 
 
 def test_files_that_cannot_be_read(source, raw):

@@ -60,6 +60,10 @@ def source(tmp_path):
     return tmp_path / "source"
 
 
+TWICE = {1: [RECTANGLE_YX], 2: [RECTANGLE_YX]}
+"""A dense annotation; a single drawn slice would not tell."""
+
+
 def read(path):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
@@ -135,7 +139,7 @@ TWO_ROIS = {"Inner": {2: [INNER_YX]}, "Outer": {1: [RECTANGLE_YX], 2: [RECTANGLE
 
 
 def test_dataset_json(source, raw):
-    write_patient(source / "ann", rois={"B": {1: [RECTANGLE_YX]}, "A": {1: [BESIDE_YX]}}, modality="CT")
+    write_patient(source / "ann", rois={"B": TWICE, "A": {1: [BESIDE_YX]}}, modality="CT")
     target = convert_rtstruct(source, 501, "Test", rois={"right": "a", "left": "b"})
     content = json.loads((target / "dataset.json").read_text())
     block = content.pop("wsl")
@@ -171,7 +175,7 @@ def test_dataset_json(source, raw):
 
 @pytest.mark.parametrize("mode", ["distance", "intensity", "both"])
 def test_fused_relevance_is_the_largest(source, raw, mode):
-    write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX]}, "B": {3: [BESIDE_YX]}})
+    write_patient(source / "ann", rois={"A": TWICE, "B": {3: [BESIDE_YX]}})
     convert_rtstruct(source, 501, "Each", settings=ConversionSettings(relevance_mode=mode))
     convert_rtstruct(source, 502, "Fused", settings=ConversionSettings(relevance_mode=mode, relevance="fused"))
     images = raw / "Dataset501_Each" / "imagesTr"
@@ -220,7 +224,7 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
 def test_listed_slices(source, raw, tmp_path):
     """A is listed on slices 0 and 2, where it is drawn; on 4 its contour need not be all there is. B is never drawn."""
     write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {0: [BESIDE_YX]}})
-    write_patient(source / "bob", rois={"A": {1: [RECTANGLE_YX]}, "B": {1: [BESIDE_YX]}})
+    write_patient(source / "bob", rois={"A": TWICE, "B": {1: [BESIDE_YX]}})
     listed = tmp_path / "annotated.json"
     listed.write_text(json.dumps({"ann": {"A": "0,2", "*": "all"}}))
     target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_file=listed))
@@ -248,6 +252,43 @@ def test_listed_slices(source, raw, tmp_path):
     assert [path.name for path in raw.iterdir()] == ["Dataset501_Test"]
 
 
+def test_an_object_on_one_slice_of_a_sparse_annotation(source, raw, caplog):
+    """A is drawn on every second slice, B on one of them: slices 1 and 3 are unknown of both."""
+    write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {2: [BESIDE_YX]}})
+    target = convert_rtstruct(source, 501, "Test")
+    # The same slices are known of both objects, so no confidence channel is needed.
+    assert json.loads((target / "dataset.json").read_text())["wsl"]["confidence_channels"] == {}
+    with (target / "wsl_report.csv").open() as file:
+        assert [(row["known_slices"], row["step"]) for row in csv.DictReader(file)] == [("3", "2"), ("3", "2")]
+    assert "on one slice only" not in caplog.text
+
+
+def test_a_case_that_does_not_tell_its_step(source, raw, tmp_path, caplog):
+    """Ann and bob are drawn on one slice each, cid on two, and of an image of one slice all is known."""
+    caplog.set_level(logging.INFO, "nnunet_wsl")
+    for name, slices in (("ann", [1]), ("bob", [3]), ("cid", [1, 2])):
+        write_patient(source / name, rois={"A": {key: [RECTANGLE_YX] for key in slices}})
+    write_patient(source / "dan", rois={"A": {0: [RECTANGLE_YX]}}, volume=voxels()[:1])
+    target = convert_rtstruct(source, 501, "Test")
+    for name, ignored in (("ann", [0, 2, 3, 4]), ("bob", [0, 1, 2, 4]), ("cid", []), ("dan", [])):
+        labels = read(target / "labelsTr" / f"{name}.nii.gz")
+        assert np.flatnonzero((labels == 2).all(axis=(1, 2))).tolist() == ignored
+        assert np.count_nonzero((labels == 2).any(axis=(1, 2))) == len(ignored)
+    (warning,) = (record.getMessage() for record in caplog.records if "on one slice only" in record.getMessage())
+    assert warning.startswith("In 2 cases")
+    assert warning.endswith("The cases: ann, bob.")
+    assert "(step 1)" in caplog.text
+    with (target / "wsl_report.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "0", "1", "1"]
+
+    caplog.clear()
+    listed = tmp_path / "annotated.json"
+    listed.write_text(json.dumps({"ann": {"A": "0-2"}, "bob": {"A": "all"}}))
+    convert_rtstruct(source, 502, "Listed", settings=ConversionSettings(annotated_file=listed))
+    convert_rtstruct(source, 503, "All", settings=ConversionSettings(annotated="all"))
+    assert "on one slice only" not in caplog.text
+
+
 def test_margin(source, raw):
     write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX], 2: [RECTANGLE_YX]}})
     target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_margin=1))
@@ -259,9 +300,9 @@ def test_margin(source, raw):
 
 def write_incomplete_patients(source):
     """Bob has no ROI B, in cid it has no contours, and dan has neither object."""
-    write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX]}, "B": {2: [BESIDE_YX]}})
-    write_patient(source / "bob", rois={"A": {1: [RECTANGLE_YX]}})
-    write_patient(source / "cid", rois={"A": {1: [RECTANGLE_YX]}, "B": {}})
+    write_patient(source / "ann", rois={"A": TWICE, "B": {2: [BESIDE_YX]}})
+    write_patient(source / "bob", rois={"A": TWICE})
+    write_patient(source / "cid", rois={"A": TWICE, "B": {}})
     write_patient(source / "dan", rois={"Heart": {1: [RECTANGLE_YX]}})
 
 
@@ -272,7 +313,7 @@ def test_missing_objects_that_are_absent(source, raw, caplog):
     )
     expected = np.zeros(SHAPE_ZYX, np.uint8)
     np.testing.assert_array_equal(read(target / "labelsTr" / "dan.nii.gz"), expected)
-    expected[1, ROWS, COLUMNS] = 1
+    expected[1:3, ROWS, COLUMNS] = 1
     for case in ("bob", "cid"):
         np.testing.assert_array_equal(read(target / "labelsTr" / f"{case}.nii.gz"), expected)
         assert (read(target / "imagesTr" / f"{case}_0001.nii.gz") > 0).any()
@@ -291,7 +332,7 @@ def test_missing_objects_that_are_unknown(source, raw, overlap, caplog):
     shutil.rmtree(source / "dan")
     target = convert_rtstruct(source, 501, "Test", rois={"A": "A", "B": "B"}, settings=settings)
     expected = np.full(SHAPE_ZYX, 3, np.uint8)
-    expected[1, ROWS, COLUMNS] = 1
+    expected[1:3, ROWS, COLUMNS] = 1
     for case in ("bob", "cid"):
         np.testing.assert_array_equal(read(target / "labelsTr" / f"{case}.nii.gz"), expected)
     assert 3 not in read(target / "labelsTr" / "ann.nii.gz")
@@ -301,12 +342,61 @@ def test_missing_objects_that_are_unknown(source, raw, overlap, caplog):
 def test_a_missing_object_that_may_overlap(source, raw):
     """Inner lies in Outer in ann; bob has Outer only, and nobody knows where Inner is: maybe anywhere in Outer."""
     write_patient(source / "ann", rois=TWO_ROIS)
-    write_patient(source / "bob", rois={"Outer": {1: [RECTANGLE_YX]}})
+    write_patient(source / "bob", rois={"Outer": TWICE})
     settings = ConversionSettings(missing="unknown", overlap="regions")
     target = convert_rtstruct(source, 501, "Test", rois={"in": "Inner", "out": "Outer"}, settings=settings)
     expected = np.zeros(SHAPE_ZYX, np.uint8)  # outside Outer there is never an Inner
-    expected[1, ROWS, COLUMNS] = 3
+    expected[1:3, ROWS, COLUMNS] = 3
     np.testing.assert_array_equal(read(target / "labelsTr" / "bob.nii.gz"), expected)
+
+
+LINE_YX = np.array([(1.5, 2.5), (1.5, 7.5), (1.5, 4.5)])
+BESIDE_THE_IMAGE_YX = RECTANGLE_YX + np.array([0, 20])
+
+
+def write_vanishing_patients(source):
+    """B is drawn in ann; a line in bob, beyond the last slice in cid, beside the image in dan."""
+    write_patient(source / "ann", rois={"A": TWICE, "B": {2: [BESIDE_YX]}})
+    write_patient(source / "bob", rois={"A": TWICE, "B": {2: [LINE_YX]}})
+    write_patient(source / "cid", rois={"A": TWICE, "B": {2: [BESIDE_YX]}})
+    edit(source / "cid" / "rs" / "rs.dcm", lambda dataset: _shift_contour(dataset, 0, 7 * 3 * DIRECTION[:, 2], roi=1))
+    write_patient(source / "dan", rois={"A": TWICE, "B": {2: [BESIDE_THE_IMAGE_YX]}})
+
+
+def test_objects_of_which_nothing_is_left_are_refused(source, raw):
+    write_vanishing_patients(source)
+    problems = problems_of(source, raw, settings=ConversionSettings(outside="clip"))
+    assert [problem.split(" is left")[0] for problem in problems] == [
+        f"Case '{case}': none of the 1 contours of label 'B'" for case in ("bob", "cid", "dan")
+    ]
+
+
+@pytest.mark.parametrize(("missing", "known"), [("absent", 5), ("unknown", 0)])
+def test_objects_of_which_nothing_is_left_are_as_if_not_drawn(source, raw, missing, known):
+    write_vanishing_patients(source)
+    settings = ConversionSettings(outside="clip", missing=missing)
+    target = convert_rtstruct(source, 501, "Test", settings=settings)
+    expected = np.full(SHAPE_ZYX, 0 if known else 3, np.uint8)
+    expected[1:3, ROWS, COLUMNS] = 1
+    for case in ("bob", "cid", "dan"):
+        np.testing.assert_array_equal(read(target / "labelsTr" / f"{case}.nii.gz"), expected)
+    with (target / "wsl_report.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file) if row["object"] == "B"}
+    columns = ("drawn_slices", "known_slices", "extentless_contours", "clipped_contours")
+    assert {case: tuple(int(row[column]) for column in columns) for case, row in rows.items()} == {
+        "ann": (1, 5, 0, 0),
+        "bob": (0, known, 1, 0),
+        "cid": (0, known, 0, 1),
+        "dan": (0, known, 0, 1),
+    }
+    assert float(rows["cid"]["clipped_farthest_mm"]) == pytest.approx(13.5)  # 4.5 slices beyond the last one's end
+
+
+def test_a_case_of_which_no_contour_is_left(source, raw):
+    write_patient(source / "ann")
+    write_patient(source / "bob", rois={"GTV": {2: [LINE_YX]}})
+    problem = only_problem_of(source, raw, settings=ConversionSettings(missing="unknown"))
+    assert problem.startswith("Case 'bob': it has no contour, and on no slice are all objects known")
 
 
 def test_a_label_that_no_case_has(source, raw):
@@ -374,6 +464,33 @@ def test_interpolated_objects_that_overlap(source, raw):
     assert (labels[:, 3, 4:7] == 2).all()
     assert (labels[:, 2:5, [4, 6]] > 0).all()
     assert (labels[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("overlap", "rois", "drawn", "beside"),
+    [
+        ("error", "AB", 2, 1),
+        ("priority", "AB", 2, 1),
+        ("priority", "BA", 1, 2),
+        # A is 1 and 2, B is 2: what is drawn of B says nothing about A
+        ("regions", "AB", 2, 1),
+    ],
+)
+def test_drawn_contours_win_over_interpolated_ones(source, raw, overlap, rois, drawn, beside):
+    """A on slices 0 and 4, interpolated between; B drawn there, within what is surely A."""
+    write_patient(
+        source / "ann",
+        rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}, "B": {key: [INNER_YX] for key in (1, 2, 3)}},
+        volume=np.full(SHAPE_ZYX, 7),
+    )
+    settings = ConversionSettings(overlap=overlap, between="gated")
+    target = convert_rtstruct(source, 501, "Test", rois={name: name for name in rois}, settings=settings)
+    if overlap == "regions":
+        values = json.loads((target / "dataset.json").read_text())["labels"]
+        assert values == {"background": 0, "A": [1, 2], "B": 2, "ignore": 3}
+    labels = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert (labels[1:4, 3, 4:6] == drawn).all()
+    assert (labels[1:4, 3, [3, 6, 7]] == beside).all()
 
 
 @pytest.mark.parametrize("overlap", ["error", "priority", "regions"])
@@ -467,7 +584,7 @@ def test_overlap_as_regions(source, raw):
 
 
 def test_regions_without_overlap_are_plain_labels(source, raw):
-    write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX]}, "B": {1: [BESIDE_YX]}})
+    write_patient(source / "ann", rois={"A": TWICE, "B": {1: [BESIDE_YX]}})
     plain = convert_rtstruct(source, 501, "Plain")
     regions = convert_rtstruct(source, 502, "Regions", settings=ConversionSettings(overlap="regions"))
     contents = [json.loads((folder / "dataset.json").read_text()) for folder in (plain, regions)]
@@ -628,8 +745,8 @@ def test_problems_of_different_kinds_together(source, raw):
     assert len(headers) == 5
 
 
-def _shift_contour(dataset, position, offset_mm):
-    contour = dataset.ROIContourSequence[0].ContourSequence[position]
+def _shift_contour(dataset, position, offset_mm, roi=0):
+    contour = dataset.ROIContourSequence[roi].ContourSequence[position]
     points_mm = np.array(contour.ContourData, float).reshape(-1, 3) + offset_mm
     contour.ContourData = [f"{value:.6f}" for value in points_mm.ravel()]
 
@@ -648,7 +765,7 @@ def test_fewer_than_three_points(source, raw):
 
 def test_problems_of_what_is_not_selected_do_not_matter(source, raw):
     """An irregular series nobody drew on, and a faulty ROI nobody asked for."""
-    write_patient(source / "ann", rois={"GTV": {1: [RECTANGLE_YX]}, "Heart": {2: [RECTANGLE_YX]}})
+    write_patient(source / "ann", rois={"GTV": TWICE, "Heart": {2: [RECTANGLE_YX]}})
     write_series(source / "scout", series="scout", frame="scout")[2].filename.unlink()
 
     def shorten(dataset):
@@ -656,7 +773,7 @@ def test_problems_of_what_is_not_selected_do_not_matter(source, raw):
 
     edit(source / "ann" / "rs" / "rs.dcm", shorten)
     target = convert_rtstruct(source, 501, "Test", rois={"tumour": "GTV"})
-    assert read(target / "labelsTr" / "ann_rs.nii.gz").sum() == 15
+    assert read(target / "labelsTr" / "ann_rs.nii.gz").sum() == 2 * 15
 
 
 def test_overlap_names_objects_and_volume(source, raw):
@@ -701,6 +818,17 @@ def test_scales_out_of_range(source, raw):
     sigma, scale = problems_of(source, raw, settings=settings)
     assert sigma == "--sigma-mm 1e-30 is not a positive number from 1e-06 to 1e+06."
     assert scale == "--intensity-scale 1e-300 is not a positive number from 1e-30 to 1e+300."
+
+
+def test_contours_that_run_outside_the_image_only_need_a_scale(source, raw):
+    """The whole image is inside on slices 1 and 2, and no voxel is on a contour."""
+    around = np.array([(-5.0, -5.0), (-5.0, 20.0), (20.0, 20.0), (20.0, -5.0)])
+    write_patient(source / "ann", rois={"A": {3: [INNER_YX]}, "B": {1: [around], 2: [around]}})
+    problem = only_problem_of(source, raw, settings=ConversionSettings(outside="clip"))
+    assert "'B' has none in any case. Give sigma_mm yourself" in problem
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(outside="clip", sigma_mm=(1.0,)))
+    assert (read(target / "labelsTr" / "ann_rs.nii.gz")[1:3] == 2).all()
+    assert (read(target / "imagesTr" / "ann_rs_0002.nii.gz") == 0).all()
 
 
 def test_two_series_that_match_equally_well(source, raw):

@@ -235,7 +235,8 @@ def test_other_names_labels_and_series_without_phases(tmp_path, raw):
         (drawn / "49-p1-manual.txt").write_text("1 2")
         (drawn / "._49_roi-a.txt").write_bytes(b"\x00\x05\x16\x07")
     (source / "link.csv").write_text("patient_id,age,original_id\nin/ann,,out/ann\nin/bob,,out/bob\n")
-    target = convert_text(source, 503, "Test", contours={"organ": "{instance}_roi-?.txt"})
+    settings = ConversionSettings(annotated="all")
+    target = convert_text(source, 503, "Test", contours={"organ": "{instance}_roi-?.txt"}, settings=settings)
     assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["ann_phase00.nii.gz", "bob_phase00.nii.gz"]
     labels = read(target / "labelsTr" / "ann_phase00.nii.gz")
     assert np.argwhere(labels).tolist() == [[1, 3, 4], [1, 3, 5], [1, 5, 8], [1, 5, 9]]

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -107,14 +107,23 @@ def test_an_object_that_is_only_drawn_where_others_are_unknown():
     assert not values.has_regions
 
 
-def test_objects_that_are_the_same():
-    masks = np.zeros((2, *SHAPE), bool)
-    masks[:, 1, 2, 3] = True
-    values, labels = values_of(masks, np.ones((2, 5), bool))
-    assert values.combinations == ((0, 1),)
-    assert values.dataset_labels(has_ignore=False) == {"background": 0, "B": 1, "A": 1}
-    assert values.written == (1, 1)
-    assert labels.sum() == 1
+@pytest.mark.parametrize("other", [[], [((2,), ())], [((0, 1, 2), ())]])
+def test_objects_that_are_the_same(other):
+    """nnU-Net would take the labels {a: 1, b: 1} for one object, with C apart as much as without it."""
+    counts = Counter({((), ()): 500, ((0, 1), ()): 20, ((0,), (1,)): 5, **dict.fromkeys(other, 10)})
+    names = ["a", "b", "c"][: 3 if other else 2]
+    with pytest.raises(InputError, match=r"^Labels 'a' and 'b' are the same: .* Leave one of them out"):
+        LabelValues.of_combinations(names, counts, [1.0] * len(names))
+
+
+def test_all_objects_that_are_the_same_are_named_together():
+    counts = Counter({((0, 1, 3), ()): 20, ((2, 4), ()): 10})
+    with pytest.raises(InputError) as caught:
+        LabelValues.of_combinations(["a", "b", "c", "d", "e"], counts, [1.0] * 5)
+    assert [problem.split(" are the same")[0] for problem in caught.value.problems] == [
+        "Labels 'a' and 'b' and 'd'",
+        "Labels 'c' and 'e'",
+    ]
 
 
 def test_more_combinations_than_values():
@@ -159,7 +168,10 @@ def test_every_voxel_has_its_status(case):
 @given(masks_and_knowledge)
 def test_labels_never_contradict_the_annotation(case):
     masks, known = case
-    values, labels = values_of(masks, known)
+    try:
+        values, labels = values_of(masks, known)
+    except InputError:
+        reject()  # objects that are the same
     for voxel in np.ndindex(labels.shape):
         if labels[voxel] == values.ignore:
             assert not known[:, voxel[0]].all()

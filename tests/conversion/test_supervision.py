@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from nnunet_wsl.contours import Contour, ContourSet, drawn_slices, place, rasterise
 from nnunet_wsl.conversion.annotation import slice_knowledge
-from nnunet_wsl.conversion.supervision import RelevanceSource, exclude_conflicts, supervise
+from nnunet_wsl.conversion.supervision import RelevanceSource, exclude_conflicts, supervise, yield_to_drawn
 
 FLAT = np.ones((1, *SHAPE_ZYX))
 """An image that tells nothing."""
@@ -100,6 +100,17 @@ def test_an_object_of_which_nothing_is_known():
     assert (confidence_of(source) == 0).all()
 
 
+@pytest.mark.parametrize("between", ["gated", "interpolate"])
+@pytest.mark.parametrize("drawn", [[], [4]])
+def test_slices_between_two_without_the_object_are_not_supervised(between, drawn):
+    """Slice 1 lies between the known slices 0 and 2, which do not show the object; slice 3 between 2 and 4."""
+    one, source = supervised(closed=drawn, listed=[0, 2, 4], between=between)
+    assert not one.known[1].any()
+    assert (confidence_of(source)[1] == 0).all()
+    assert one.known[3].any() == bool(drawn)
+    assert sum(gap.last - gap.first - 1 for gap in one.gaps) == len(drawn)
+
+
 def test_nothing_to_interpolate():
     for one, source in (supervised(between="gated"), supervised(closed=[0, 1, 2, 3, 4], between="gated")):
         assert one.gaps == ()
@@ -159,6 +170,21 @@ def test_interpolations_that_contradict_each_other_are_unknown():
         assert not one.inside[1:4, 3, 6:8].any()
     assert a.inside[2, 3, 3:6].all()
     assert b.inside[2, 3, 8:10].all()
+
+
+def test_interpolations_yield_to_what_is_drawn_but_not_to_each_other():
+    """B is drawn on slice 2 and interpolated on 1 and 3."""
+    (a, _), (b, _) = (supervised(closed=[0, 4], between="interpolate") for _ in range(2))
+    b.inside[:] = False
+    b.inside[1:4, 3, 6:10] = True
+    drawn_of_a, drawn_of_b = np.zeros(SHAPE_ZYX, bool), np.zeros(SHAPE_ZYX, bool)
+    drawn_of_a[[0, 4], ROWS, COLUMNS] = True
+    drawn_of_b[2, 3, 6:10] = True
+    expected_of_a, expected_of_b = a.inside.copy(), b.inside.copy()
+    expected_of_a[2, 3, 6:8] = False
+    yield_to_drawn([a, b], [drawn_of_a, drawn_of_b])
+    np.testing.assert_array_equal(a.inside, expected_of_a)
+    np.testing.assert_array_equal(b.inside, expected_of_b)
 
 
 def test_the_intensity_between_counts():

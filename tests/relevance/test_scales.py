@@ -48,8 +48,17 @@ def test_no_channels_no_intensity_scale():
 def test_an_object_that_no_case_has_cannot_be_planned():
     with pytest.raises(InputError, match="object 2 has none in any case"):
         plan_scales([case((1.0, 1.0), (5.0, (), ()), None)] * 2)
+    with pytest.raises(InputError, match=r"'GTV' has none in any case.* Give sigma_mm yourself"):
+        plan_scales([case((1.0, 1.0), (5.0, (), ()), None)] * 2, ["PTV", "GTV"])
     with pytest.raises(InputError, match="there is no case"):
         plan_scales([])
+
+
+def test_what_is_given_is_not_planned():
+    """The intensity scale comes from the object that has contours: sqrt(1 * 4)."""
+    cases = [case((1.0, 1.0), (5.0, (1.0,), (4.0,)), None)]
+    assert plan_scales(cases, sigma_mm=[2.0, 3.0]) == ((2.0, 3.0), (2.0,), (6.0, 9.0))
+    assert plan_scales([case((1.0, 1.0), None)], sigma_mm=[2.0]) == ((2.0,), (), (6.0,))
 
 
 def test_radius_of_discs_whatever_their_number_and_the_spacing():
