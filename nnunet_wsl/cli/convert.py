@@ -165,7 +165,7 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         help="slices before the first and after the last drawn one that are unknown (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--between", choices=("ignore", "gated", "interpolate"), default="ignore",
+        "--between", choices=("ignore", "gated", "interpolate"), default="gated",
         help="unknown slices between known ones: ignored; supervised where the interpolation of the contours is sure, "
         "the rest ignored; or supervised everywhere (default: %(default)s)",
     )  # fmt: skip

@@ -130,7 +130,7 @@ class ConversionSettings:
     annotated: AnnotationRule = "auto"
     annotated_file: Path | None = None
     annotated_margin: int = 0
-    between: Between = "ignore"
+    between: Between = "gated"
     contour_sigma_mm: float = 0.0
     missing: Missing = "error"
     overlap: Literal["error", "priority", "regions"] = "error"
@@ -308,10 +308,11 @@ def convert_cases(
             channels=len(image_channels) + len(relevance_channels),
         )
     log_reports(reports)
-    if settings.between == "ignore" and any(one.step > 1 and one.known_slices < one.slices for one in reports):
+    if interpolated := sum(report.interpolated_slices for report in reports):
         _LOG.info(
-            "Slices between the drawn ones are ignored. --between gated supervises them where an interpolation of the "
-            "contours is sure."
+            "On %d slices between drawn ones an object is supervised %s. --between ignore ignores them.",
+            interpolated,
+            "where an interpolation of its contours is sure" if settings.between == "gated" else "by interpolation",
         )
 
 

@@ -149,7 +149,7 @@ def supervise(
     knowledge: SliceKnowledge,
     image: npt.NDArray[Any],
     *,
-    between: Between = "ignore",
+    between: Between,
     contour_sigma_mm: float = 0.0,
 ) -> tuple[ObjectSupervision, RelevanceSource]:
     """Tell what is supervised of one object.
@@ -247,6 +247,7 @@ def _with_interpolation(
     between_slices = np.zeros(len(knowledge.known), np.bool_)
     for gap in found.gaps:
         between_slices[gap.first + 1 : gap.last] = True
+    between_slices[knowledge.partial] = False  # the interpolation knows nothing of what is drawn there
     sure = found.confident() if between == "gated" else np.ones(mask.shape, np.bool_)
     inside = mask.copy()
     inside[between_slices] |= (found.mask & sure)[between_slices]

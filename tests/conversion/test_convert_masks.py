@@ -75,7 +75,8 @@ def test_exact_contours_give_back_images_and_labels(source, raw):
 
 def test_slices_between_are_ignored(source, raw):
     """Slices 0, 2 and 4 are worked on; both objects are drawn on 2 only, so nothing else is known but 0 and 4."""
-    target = convert(source, simulation=Simulation(every=2))
+    settings = ConversionSettings(between="ignore")
+    target = convert(source, simulation=Simulation(every=2), settings=settings)
     expected = LABELS.copy()
     expected[[1, 3]] = 3
     np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
@@ -157,7 +158,7 @@ def test_label_values_as_text(source, raw):
 
 def test_margin(source, raw):
     """Whether the organ ends at slices 1 and 3, and the tumour at slice 2, is not known one slice further on."""
-    target = convert(source, settings=ConversionSettings(annotated_margin=1))
+    target = convert(source, settings=ConversionSettings(annotated_margin=1, between="ignore"))
     expected = np.full(SHAPE_ZYX, 3, np.uint8)
     expected[1:4, 2:5, 3:8] = 1
     expected[2] = LABELS[2]

@@ -162,7 +162,7 @@ def test_dataset_json(source, raw):
         "annotated": "auto",
         "annotated_file": None,
         "annotated_margin": 0,
-        "between": "ignore",
+        "between": "gated",
         "contour_sigma_mm": 0.0,
         "missing": "error",
         "overlap": "error",
@@ -204,8 +204,8 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     rois = {"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {key: [BESIDE_YX] for key in (0, 1)}}
     caplog.set_level(logging.INFO, "nnunet_wsl")
     write_patient(source / "ann", rois=rois)
-    target = convert_rtstruct(source, 501, "Test")
-    assert "--between gated supervises them" in caplog.text
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="ignore"))
+    assert "--between" not in caplog.text
     expected = np.zeros(SHAPE_ZYX, np.uint8)
     expected[[1, 3]] = 3
     expected[[0, 2, 4], ROWS, COLUMNS] = 1
@@ -217,6 +217,8 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     caplog.clear()
     convert_rtstruct(source, 502, "All", settings=ConversionSettings(annotated="all"))
     assert "--between" not in caplog.text
+    convert_rtstruct(source, 503, "Gated")
+    assert "On 2 slices between drawn ones an object is supervised where an interpolation" in caplog.text
     assert 3 not in read(raw / "Dataset502_All" / "labelsTr" / "ann_rs.nii.gz")
     assert "ignore" not in json.loads((raw / "Dataset502_All" / "dataset.json").read_text())["labels"]
 
@@ -227,7 +229,7 @@ def test_listed_slices(source, raw, tmp_path):
     write_patient(source / "bob", rois={"A": TWICE, "B": {1: [BESIDE_YX]}})
     listed = tmp_path / "annotated.json"
     listed.write_text(json.dumps({"ann": {"A": "0,2", "*": "all"}}))
-    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_file=listed))
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_file=listed, between="ignore"))
     expected = np.zeros(SHAPE_ZYX, np.uint8)
     expected[[1, 3, 4]] = 3
     expected[[0, 2, 4], ROWS, COLUMNS] = 1
@@ -255,7 +257,7 @@ def test_listed_slices(source, raw, tmp_path):
 def test_an_object_on_one_slice_of_a_sparse_annotation(source, raw, caplog):
     """A is drawn on every second slice, B on one of them: slices 1 and 3 are unknown of both."""
     write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {2: [BESIDE_YX]}})
-    target = convert_rtstruct(source, 501, "Test")
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="ignore"))
     # The same slices are known of both objects, so no confidence channel is needed.
     assert json.loads((target / "dataset.json").read_text())["wsl"]["confidence_channels"] == {}
     with (target / "wsl_report.csv").open() as file:
@@ -291,7 +293,7 @@ def test_a_case_that_does_not_tell_its_step(source, raw, tmp_path, caplog):
 
 def test_margin(source, raw):
     write_patient(source / "ann", rois={"A": {1: [RECTANGLE_YX], 2: [RECTANGLE_YX]}})
-    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_margin=1))
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(annotated_margin=1, between="ignore"))
     expected = np.zeros(SHAPE_ZYX, np.uint8)
     expected[[0, 3]] = 2
     expected[1:3, ROWS, COLUMNS] = 1
@@ -416,7 +418,7 @@ def test_relevance_of_an_object_that_is_unknown_inside_another_one_has_no_confid
     """A is known on slices 0, 2 and 4 only, B everywhere: inside B on slice 1 the mask is known, A's relevance not."""
     rois = {"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {key: [BESIDE_YX] for key in (0, 1)}}
     write_patient(source / "ann", rois=rois)
-    target = convert_rtstruct(source, 501, "Test")
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="ignore"))
     block = json.loads((target / "dataset.json").read_text())["wsl"]
     assert block["confidence_channels"] == {"3": "A", "4": "B"}
     image, of_a, of_b = (read(target / "imagesTr" / f"ann_rs_{channel:04d}.nii.gz") for channel in (0, 3, 4))
@@ -519,7 +521,7 @@ def test_an_uncertainty_that_is_no_distance(source, raw, value):
 def test_fused_relevance_is_as_sure_as_the_least_known_object(source, raw):
     rois = {"A": {key: [RECTANGLE_YX] for key in (0, 2, 4)}, "B": {key: [BESIDE_YX] for key in (0, 1)}}
     write_patient(source / "ann", rois=rois)
-    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="fused"))
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="fused", between="ignore"))
     assert json.loads((target / "dataset.json").read_text())["wsl"]["confidence_channels"] == {"2": "fused"}
     assert read(target / "imagesTr" / "ann_rs_0002.nii.gz").any(axis=(1, 2)).tolist() == [True, False] * 2 + [True]
 
@@ -565,7 +567,7 @@ def test_overlap_as_regions(source, raw):
     write_patient(source / "ann", rois=TWO_ROIS)
     both = {"Inner": {key: [INNER_YX] for key in (0, 2, 4)}, "Outer": {key: [RECTANGLE_YX] for key in (0, 2, 4)}}
     write_patient(source / "bob", rois=both)
-    settings = ConversionSettings(overlap="regions")
+    settings = ConversionSettings(overlap="regions", between="ignore")
     target = convert_rtstruct(source, 501, "Test", rois={"in": "Inner", "out": "Outer"}, settings=settings)
     content = json.loads((target / "dataset.json").read_text())
     assert list(content["labels"].items()) == [("background", 0), ("out", [1, 2]), ("in", 2), ("ignore", 3)]

@@ -20,7 +20,7 @@ LINE_YX = np.array([(1.0, 5.0), (5.0, 5.0)])
 """Passes through the voxels y 1..5 of x 5."""
 
 
-def supervised(closed=(), opened=(), image=FLAT, listed=None, **options):
+def supervised(closed=(), opened=(), image=FLAT, listed=None, between="ignore", **options):
     """The rectangle on some slices, the line on others."""
     contours = [
         Contour("A", grid().to_mm([(x, y, k) for y, x in points]), is_closed)
@@ -29,7 +29,7 @@ def supervised(closed=(), opened=(), image=FLAT, listed=None, **options):
     ]
     placed = place(ContourSet(["A"], contours), grid(), case="ann")
     knowledge = slice_knowledge(drawn_slices(placed, "A"), SHAPE_ZYX[0], "auto", opened, listed=listed)
-    return supervise(placed, "A", rasterise(placed, "A"), knowledge, image, **options)
+    return supervise(placed, "A", rasterise(placed, "A"), knowledge, image, between=between, **options)
 
 
 def confidence_of(source, sigma_mm=2.0):
