@@ -198,6 +198,7 @@ def convert_cases(
     splits: Sequence[dict[str, list[str]]],
     settings: ConversionSettings,
     recorded: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     jobs: int = 1,
 ) -> None:
     """Write the dataset of some cases; it appears whole or not at all.
@@ -205,7 +206,7 @@ def convert_cases(
     Parameters
     ----------
     target : Path
-        Folder of the dataset, see :func:`nnunet_wsl.conversion.dataset.target_folder`; replaced if it exists.
+        Folder of the dataset, see :func:`nnunet_wsl.conversion.dataset.target_folder`.
     cases : sequence of Case
         At least one.
     objects : sequence of str
@@ -218,6 +219,8 @@ def convert_cases(
         How to convert.
     recorded : mapping, optional
         What else goes into the block ``"wsl"`` of ``dataset.json``.
+    overwrite : bool
+        Whether the dataset is replaced if it exists.
     jobs : int
         Number of cases converted at the same time.
 
@@ -231,7 +234,7 @@ def convert_cases(
     _check_settings(settings, len(objects), len(image_channels))
     listed = _read_annotated(settings, [case.name for case in cases], objects)
     relevance_channels = {"per-object": tuple(objects), "fused": (FUSED,), "none": ()}[settings.relevance]
-    with build_dataset(target) as building:
+    with build_dataset(target, overwrite=overwrite) as building:
         for folder in (image_path(building, "", 0).parent, label_path(building, "").parent, _sources_folder(building)):
             folder.mkdir()
         prepared, problems = for_all(

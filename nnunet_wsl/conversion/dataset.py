@@ -107,7 +107,7 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
 
 
 @contextmanager
-def build_dataset(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
+def build_dataset(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Build a dataset beside its place and move it there when all is done.
 
     The folder in which it grows has a hidden name that nnU-Net does not take for a dataset, and is this run's own. It
@@ -118,7 +118,7 @@ def build_dataset(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     target : Path
         Folder of the dataset; the folders above it are made if needed when all is done.
     overwrite : bool
-        Whether the target is replaced if it exists already when the building starts.
+        Whether the target is replaced if it exists.
 
     Yields
     ------
@@ -130,7 +130,6 @@ def build_dataset(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     InputError
         If nothing can be written where the target shall be, or another run has made the target in the meantime.
     """
-    replaces = overwrite and target.exists()
     hidden = f".{target.name}.building-"
     beside = next(folder for folder in target.absolute().parents if os.access(folder, os.F_OK))
     with ExitStack() as stack:
@@ -147,14 +146,14 @@ def build_dataset(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
             ) from error
         yield building
         try:
-            if replaces:
+            if overwrite and target.exists():
                 target.rename(replaced)
             target.parent.mkdir(parents=True, exist_ok=True)
             building.rename(target)
         except BaseException as error:
             if replaced.exists() and not target.exists():
                 replaced.rename(target)
-            elif isinstance(error, OSError) and target.exists() and not replaces:
+            elif isinstance(error, OSError) and target.exists() and not overwrite:
                 raise InputError(
                     f"'{target}' was made by another run while this one was at work, whose result is dropped. Keep "
                     "it, or remove it and convert again."

@@ -165,6 +165,7 @@ def convert_masks(
         splits=(),
         settings=settings or ConversionSettings(),
         recorded={"simulation": asdict(simulation) | {"plane": plane}},
+        overwrite=overwrite,
         jobs=jobs,
     )
     _LOG.info("Wrote %s.", target)

@@ -142,6 +142,7 @@ def convert_rtstruct(
         image_channels=[image_channel],
         splits=splits,
         settings=settings,
+        overwrite=overwrite,
         jobs=jobs,
     )
     _LOG.info("Wrote %s.", target)

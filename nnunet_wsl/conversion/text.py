@@ -200,6 +200,7 @@ def convert_text(
         splits=splits,
         settings=settings,
         recorded={"text_contours": {"first_pixel": first_pixel, "excluded_files": len(excluded)}},
+        overwrite=overwrite,
         jobs=jobs,
     )
     _LOG.info("Wrote %s.", target)

@@ -129,7 +129,7 @@ def test_failure_of_the_last_step_leaves_what_was_there(raw, monkeypatch):
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", fail_for_new)
-    with pytest.raises(OSError, match="no"), build_dataset(target) as building:
+    with pytest.raises(OSError, match="no"), build_dataset(target, overwrite=True) as building:
         (building / "new").touch()
     assert (target / "file").read_text() == "old"
     assert [path.name for path in raw.iterdir()] == [target.name]
@@ -146,7 +146,7 @@ def test_two_runs_build_apart_and_the_second_to_finish_is_told(raw):
 
     with pytest.raises(InputError, match=r"Dataset501_Name' was made by another run.*remove it and convert again"):
         second()
-    with pytest.raises(InputError, match="was made by another run"), build_dataset(target, overwrite=False):
+    with pytest.raises(InputError, match="was made by another run"), build_dataset(target):
         pass
     assert (target / "file").read_text() == "first"
     assert [path.name for path in raw.iterdir()] == [target.name]
@@ -156,9 +156,9 @@ def test_of_two_runs_that_overwrite_the_last_one_stays(raw):
     target = raw / "Dataset501_Name"
     target.mkdir()
     (target / "old").touch()
-    with build_dataset(target) as building:
+    with build_dataset(target, overwrite=True) as building:
         (building / "file").write_text("second")
-        with build_dataset(target) as first:
+        with build_dataset(target, overwrite=True) as first:
             (first / "file").write_text("first")
     assert (target / "file").read_text() == "second"
     assert [path.name for path in target.iterdir()] == ["file"]
