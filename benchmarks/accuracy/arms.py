@@ -79,13 +79,13 @@ METHODS = {
     "weight3": Method("WSL, lambda 3", "StudyWSLWeight3"),
     "squared": Method("WSL, squared error", "StudyWSLSquaredError"),
     "entropy": Method("WSL, cross-entropy", "StudyWSLCrossEntropy"),
-    "entropy-decay": Method("WSL, cross-entropy, lambda falls to 0", "StudyWSLCrossEntropyDecay"),
+    "entropy-decay": Method("WSL, cross-entropy, lambda falls to 0 at half-time", "StudyWSLCrossEntropyDecay"),
     "fused": Method("WSL, one fused map", "StudyWSLFused"),
     "both": Method("WSL, distance and intensity", "StudyWSL", "Both"),
     "wide": Method("WSL, sigma 2 mm", "StudyWSL", "Wide"),
     "wide-entropy": Method("WSL, sigma 2 mm, cross-entropy", "StudyWSLCrossEntropy", "Wide"),
     "wide-entropy-decay": Method(
-        "WSL, sigma 2 mm, cross-entropy, lambda falls to 0", "StudyWSLCrossEntropyDecay", "Wide"
+        "WSL, sigma 2 mm, cross-entropy, lambda falls to 0 at half-time", "StudyWSLCrossEntropyDecay", "Wide"
     ),
 }
 

@@ -132,7 +132,7 @@ def main(data_set: DataSet, description: str) -> None:
     small = bool(args.features or args.patch or args.batch_size)
     budget = Budget(
         args.epochs, args.iterations, tuple(args.seeds), configuration="3d_small" if small else "3d_fullres",
-        device=args.device, optimiser=args.optimiser, validate=False,
+        device=args.device, optimiser=args.optimiser,
     )  # fmt: skip
     arms, share_drawn = {}, {}
     for name in args.arms:

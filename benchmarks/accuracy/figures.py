@@ -36,25 +36,24 @@ def arms_of(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def title_of(run: dict[str, Any]) -> str:
-    return str(run.get("title", run["arm"]))
+    return str(run["title"])
 
 
 def table(study: dict[str, Any]) -> str:
     """One row per arm: means over cases, and their spread over seeds."""
     runs = study["runs"]
-    metrics = {key: METRICS[key] for key in METRICS if key in runs[0]["scores"]}
-    names = [f"{name} at {study['tolerance_mm']:g} mm" if key == "nsd" else name for key, (name, _) in metrics.items()]
+    names = [f"{name} at {study['tolerance_mm']:g} mm" if key == "nsd" else name for key, (name, _) in METRICS.items()]
     rows = [
         f"| arm | drawn | seeds | cases | {' | '.join(names)} | worst case, Dice |",
         "| --- " * (len(names) + 5) + "|",
     ]
     for arm, run in arms_of(study).items():
         cells = []
-        for key, (_, digits) in metrics.items():
+        for key, (_, digits) in METRICS.items():
             means = np.array(list(seed_means(runs, arm, key).values()))
             spread = f" ± {means.std(ddof=1):.{digits}f}" if len(means) > 1 else ""
             cells.append(f"{means.mean():.{digits}f}{spread}")
-        drawn = f"{run['share_drawn']:.0%}" if "share_drawn" in run else "all"
+        drawn = f"{run['share_drawn']:.0%}"
         seeds = seed_means(runs, arm, "dice")
         dice = pooled(runs, arm, "dice", seeds).values()
         cells = [title_of(run), drawn, ", ".join(map(str, seeds)), str(len(dice)), *cells, f"{min(dice):.3f}"]
@@ -159,9 +158,6 @@ def speed(study: dict[str, Any], faster: str, stock: str) -> str:
 def section(path: Path) -> str:
     """The section of one study."""
     study = json.loads(path.read_text())
-    for run in study["runs"]:
-        # What nnU-Net itself scores is Dice alone.
-        run.setdefault("scores", {"dice": run.get("dice")})
     budget, hardware, versions = study["budget"], study["hardware"], study["versions"]
     lines = [
         f"### {study['title']}",
@@ -189,16 +185,13 @@ def section(path: Path) -> str:
         ]
     if {"dense-stock", "dense-wsl"} <= arms_of(study).keys():
         lines += ["", speed(study, "dense-wsl", "dense-stock")]
-    if len({run.get("share_drawn") for run in study["runs"]}) > 1:
+    if len({run["share_drawn"] for run in study["runs"]}) > 1:
         picture = DOCS / "images" / f"evidence_{path.stem}_effort.png"
         effort(study, picture)
         lines += ["", f"![Dice against the share of slices drawn](images/{picture.name})"]
     picture = DOCS / "images" / f"evidence_{path.stem}.png"
     curves(study, picture)
     lines += ["", f"![Training curves](images/{picture.name})"]
-    overlay = DOCS / "images" / f"evidence_{path.stem}_overlay.png"
-    if overlay.exists():
-        lines += ["", f"![Validation cases with contours and predictions](images/{overlay.name})"]
     return "\n".join(lines)
 
 

@@ -64,8 +64,6 @@ class Budget:
         nnU-Net's.
     optimiser : {"sgd", "adam"}
         nnU-Net's own, or that of its ``nnUNetTrainerAdam1en3``, which gets further in few iterations.
-    validate : bool
-        Whether nnU-Net predicts and scores the validation cases after training.
     """
 
     epochs: int
@@ -75,7 +73,6 @@ class Budget:
     configuration: str = "3d_fullres"
     device: str = "cpu"
     optimiser: Literal["sgd", "adam"] = "sgd"
-    validate: bool = True
 
 
 def usable_cores() -> int:
@@ -96,7 +93,6 @@ def environment(work: Path, budget: Budget | None = None, seed: int = 0) -> dict
         variables["STUDY_ITERATIONS_PER_EPOCH"] = str(budget.iterations_per_epoch)
         variables["STUDY_SEED"] = str(seed)
         variables["STUDY_OPTIMISER"] = budget.optimiser
-        variables["STUDY_VALIDATE"] = str(int(budget.validate))
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         Path(variables[name]).mkdir(parents=True, exist_ok=True)
     return variables
@@ -177,31 +173,19 @@ def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
         log = work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
         resume = ["--c"] if list(fold.glob("checkpoint_*.pth")) else []
         run(command + resume, environment(work, budget, seed), log)
-        if not budget.validate:
-            (fold / _TRAINED).touch()
+        (fold / _TRAINED).touch()
     return fold
 
 
 def is_trained(work: Path, arm: Arm, budget: Budget, seed: int) -> bool:
     """Whether there is nothing left to train."""
-    finished = "validation/summary.json" if budget.validate else _TRAINED
-    return (_fold(work, arm, budget, seed) / finished).exists()
+    return (_fold(work, arm, budget, seed) / _TRAINED).exists()
 
 
 def _fold(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
     results = Path(environment(work, budget, seed)["nnUNet_results"])
     model = results / arm.dataset / f"{arm.trainer}__nnUNetPlans__{budget.configuration}"
     return model / f"fold_{budget.fold}"
-
-
-def collect(fold: Path) -> dict[str, Any]:
-    """Read what nnU-Net measured on the validation cases, and the curves of the training."""
-    summary = json.loads((fold / "validation" / "summary.json").read_text())
-    dice = {
-        Path(case["prediction_file"]).name.split(".")[0]: {k: v["Dice"] for k, v in case["metrics"].items()}
-        for case in summary["metric_per_case"]
-    }
-    return {"dice": dice, "curves": collect_curves(fold)}
 
 
 def collect_curves(fold: Path) -> dict[str, list[float]]:

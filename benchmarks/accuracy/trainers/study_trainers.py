@@ -45,9 +45,7 @@ class Study(nnUNetTrainer):  # type: ignore[misc]
         return super().configure_optimizers()  # type: ignore[no-any-return]
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Only where the study scores the validation cases."""
-        if os.environ["STUDY_VALIDATE"] == "1":
-            super().perform_actual_validation(save_probabilities)
+        """Nothing: the study scores other cases."""
 
 
 class StudyStock(Study, nnUNetTrainer):  # type: ignore[misc]
@@ -56,12 +54,7 @@ class StudyStock(Study, nnUNetTrainer):  # type: ignore[misc]
     def initialize(self) -> None:
         super().initialize()
         if self.device.type == "cpu" and bfloat16_on_cpu():
-            self.validating = False
-            autocast_forward(self.network, lambda: not self.validating)
-
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        self.validating = True
-        super().perform_actual_validation(save_probabilities)
+            autocast_forward(self.network, lambda: True)
 
 
 class StudyWSL(Study, WSLTrainer):
@@ -99,8 +92,8 @@ class StudyWSLFused(StudyWSL):
 
 
 class StudyWSLCrossEntropyDecay(StudyWSLCrossEntropy):
-    """Another form of the first difference, whose weight falls to 0 as the learning rate does."""
+    """Another form of the first difference, whose weight falls to 0 at half-time."""
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self.loss.relevance_weight = self.relevance_weight * (1 - self.current_epoch / self.num_epochs)
+        self.loss.relevance_weight = self.relevance_weight * max(0.0, 1 - 2 * self.current_epoch / self.num_epochs)
