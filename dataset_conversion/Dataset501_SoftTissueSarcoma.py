@@ -7,8 +7,8 @@ https://doi.org/10.1007/s10278-013-9622-7.
 
 import argparse
 import logging
-import os
 
+from nnunet_wsl.cli.jobs import add_jobs
 from nnunet_wsl.conversion import convert_rtstruct
 
 NAMES = {"PT": "SoftTissueSarcomaPET", "MR": "SoftTissueSarcomaMR"}
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     parser.add_argument("--modality", choices=sorted(NAMES), default="PT")
     parser.add_argument("--dataset", type=int, help="dataset id (default: 501 for PT, 502 for MR)")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    add_jobs(parser, "converted")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)

@@ -7,8 +7,8 @@ Journal, https://doi.org/10.54294/g80ruo. Of the release with folders ``dicoms``
 
 import argparse
 import logging
-import os
 
+from nnunet_wsl.cli.jobs import add_jobs
 from nnunet_wsl.conversion import ConversionSettings, convert_text
 
 # Copies of those of SC-HF-I-1: the inner contours of SC-HF-I-6, which fit its images, are not within them.
@@ -20,7 +20,7 @@ if __name__ == "__main__":
     parser.add_argument("--overlap", choices=("regions", "priority"), default="regions")
     parser.add_argument("--dataset", type=int, default=503, help="dataset id (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    add_jobs(parser, "converted")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)

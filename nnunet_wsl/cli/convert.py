@@ -242,10 +242,14 @@ def _run_text(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_value(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10
+
+
 def _run_masks(args: argparse.Namespace) -> int:
     from nnunet_wsl.conversion import Simulation, convert_masks
 
-    labels = None if args.label is None else parse_pairs("--label", args.label, "NAME=VALUE", "tumour=1", str.isdecimal)
+    labels = None if args.label is None else parse_pairs("--label", args.label, "NAME=VALUE", "tumour=1", _is_value)
     convert_masks(
         args.images,
         args.labels,
