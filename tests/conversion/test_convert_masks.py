@@ -327,7 +327,7 @@ def test_hippocampus(raw, tmp_path):
         for path in sorted((Path(DATA) / "hippocampus" / theirs).glob("*.nii.gz"))[:4]:
             (source / ours / path.name).symlink_to(path)
     arguments = {"label_values": {"anterior": 1, "posterior": 2}, "channels": ["MR"]}
-    settings = ConversionSettings(relevance="none")
+    settings = ConversionSettings(relevance="none", between="ignore")
     dense = convert(source, settings=settings, **arguments)
     sparse = convert_masks(
         source / "imagesTr", source / "labelsTr", 502, "Sparse", simulation=Simulation(every=4), settings=settings,
