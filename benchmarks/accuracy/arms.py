@@ -123,7 +123,7 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
     """Which arms are compared, decided before the runs; the first of a pair is what the second is held against.
 
     Of one labelling, every method with stock; of one method, gated with ignored and interpolated; and what is gated
-    with the stock of all slices.
+    with all slices drawn, by stock and by the same method.
     """
     found = []
     for arm in arms:

@@ -315,6 +315,8 @@ def test_command(source, raw, capsys):
     errors = capsys.readouterr().err
     assert "--label 'a' is not NAME=VALUE" in errors
     assert "--label names 'b' twice" in errors
+    assert main([*arguments, "--label", "a=" + "1" * 5000]) == 2  # more digits than Python turns into a number
+    assert "is not NAME=VALUE" in capsys.readouterr().err
     assert main([*arguments, "--every", "0"]) == 2
 
 
