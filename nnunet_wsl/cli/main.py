@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
+    # Who kills a process or ends a job on a cluster means what Ctrl-C means: clean up, and let no worker go on.
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(args.func(args))
     except InputError as error:
@@ -53,3 +56,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from nnunet_wsl.contours import Grid
+from nnunet_wsl.conversion.dataset import write_volume
+
+COMMAND = [sys.executable, "-c", "import sys; from nnunet_wsl.cli.main import main; sys.exit(main())"]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def is_running(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to handle")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_conversion_that_is_told_to_stop_cleans_up(tmp_path, number):
+    """Nothing half-written stays, and no worker process goes on."""
+    rng = np.random.default_rng(0)
+    grid = Grid((0, 0, 0), (0.7, 1.1, 3.0), np.eye(3), (60, 90, 120))
+    labels = np.zeros(grid.shape_zyx, np.uint8)
+    labels[10:50, 20:70, 30:90] = 1
+    for folder in ("images", "labels", "raw"):
+        (tmp_path / folder).mkdir()
+    first = tmp_path / "images" / "case00_0000.nii.gz"
+    write_volume(first, rng.normal(0, 100, labels.shape).astype(np.int16), grid)
+    write_volume(tmp_path / "labels" / "case00.nii.gz", labels, grid)
+    for case in range(1, 40):
+        (tmp_path / "images" / f"case{case:02d}_0000.nii.gz").symlink_to(first)
+        (tmp_path / "labels" / f"case{case:02d}.nii.gz").symlink_to(tmp_path / "labels" / "case00.nii.gz")
+    command = [*COMMAND, "convert", "masks", "--dataset", "501", "--name", "Test", "--label", "organ=1", "--jobs", "2"]
+    command += ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"), "--channel", "MR"]
+    raw = tmp_path / "raw"
+    process = subprocess.Popen(
+        command, env={**os.environ, "nnUNet_raw": str(raw)}, start_new_session=True, text=True, stderr=subprocess.PIPE
+    )
+    try:
+        assert wait_for(lambda: list(raw.glob(".*/new/*/*.nii.gz")) or process.poll() is not None)
+        assert process.poll() is None, process.stderr.read()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert errors.endswith("interrupted\n")
+        assert not list(raw.iterdir())
+        assert wait_for(lambda: not is_running(process.pid)), "worker processes go on"
+    finally:
+        if is_running(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
