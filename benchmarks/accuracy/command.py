@@ -61,6 +61,10 @@ class DataSet:
         How many train, validate and test.
     features, patch_zyx : tuple of int
         Of the small network; empty: as planned.
+    configuration : str
+        nnU-Net's, which the small network is made from.
+    spacing_mm_zyx : tuple of float
+        That images are resampled to; empty: as planned.
     """
 
     name: str
@@ -74,6 +78,8 @@ class DataSet:
     cases: tuple[int, int, int]
     features: tuple[int, ...]
     patch_zyx: tuple[int, ...]
+    configuration: str = "3d_fullres"
+    spacing_mm_zyx: tuple[float, ...] = ()
 
 
 def main(data_set: DataSet, description: str) -> None:
@@ -131,8 +137,8 @@ def main(data_set: DataSet, description: str) -> None:
 
     small = bool(args.features or args.patch or args.batch_size)
     budget = Budget(
-        args.epochs, args.iterations, tuple(args.seeds), configuration="3d_small" if small else "3d_fullres",
-        device=args.device, optimiser=args.optimiser,
+        args.epochs, args.iterations, tuple(args.seeds), device=args.device, optimiser=args.optimiser,
+        configuration=f"{data_set.configuration.split('_')[0]}_small" if small else data_set.configuration,
     )  # fmt: skip
     arms, share_drawn = {}, {}
     for name in args.arms:
@@ -140,8 +146,8 @@ def main(data_set: DataSet, description: str) -> None:
         _prepare(work, data_set, name, training, validation)
         if small:
             shrink(
-                work, dataset, budget.configuration, features=tuple(args.features), patch_zyx=tuple(args.patch),
-                batch_size=args.batch_size,
+                work, dataset, budget.configuration, planned=data_set.configuration, features=tuple(args.features),
+                patch_zyx=tuple(args.patch), batch_size=args.batch_size,
             )  # fmt: skip
         arms[name] = Arm(title_of(name), METHODS[ARMS[name][1]].trainer, dataset)
         share_drawn[name] = _share_drawn(work, data_set, dataset, training)
@@ -154,7 +160,7 @@ def main(data_set: DataSet, description: str) -> None:
             f"{data_set.source}: contours drawn by the simulator around the masks of {len(training)} training cases; "
             f"{len(scored)} other cases "
             f"{'are there to choose by' if args.screening else 'are the test, and decided nothing'}. "
-            f"{_network_text(args)}"
+            f"{_network_text(args, data_set)}"
         ),
         "network": {
             "features": args.features or "planned",
@@ -194,9 +200,11 @@ def main(data_set: DataSet, description: str) -> None:
             save(args.name, command, budget, runs, notes)
 
 
-def _network_text(args: argparse.Namespace) -> str:
+def _network_text(args: argparse.Namespace, data_set: DataSet) -> str:
     """What of nnU-Net's plan and training was changed."""
     changes = []
+    if data_set.spacing_mm_zyx:
+        changes.append(f"voxels of {' x '.join(f'{mm:g}' for mm in data_set.spacing_mm_zyx)} mm")
     if args.features:
         changes.append(f"{len(args.features)} stages of {', '.join(map(str, args.features))} features")
     if args.patch:
@@ -242,7 +250,7 @@ def _prepare(work: Path, data_set: DataSet, arm: str, training: list[str], valid
             simulation=LABELLINGS[ARMS[arm][0]].simulation,
             settings=settings_of(arm),
         )
-    plan(work, dataset, "3d_fullres")
+    plan(work, dataset, data_set.configuration, data_set.spacing_mm_zyx)
     splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
     splits.write_text(json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
 
@@ -283,12 +291,17 @@ def _score(
             tolerances_mm={None: data_set.tolerance_mm},
         )
     content = json.loads(summary.read_text())
-    scores: dict[str, dict[str, dict[str, float | None]]] = {metric: {} for metric in SCORES.values()}
+    scores: dict[str, dict[str, dict[str, float | None]]] = {m: {} for m in (*SCORES.values(), "volume_ratio")}
     for case in content["metric_per_case"]:
         name = Path(case["reference_file"]).name.removesuffix(FILE_ENDING)
         for key, metric in SCORES.items():
             values = {label: values[key] for label, values in case["metrics"].items()}
             scores[metric][name] = {k: None if v is None else round(v, 5) for k, v in values.items()}
+        # Too small or too large: what a mean Dice does not tell.
+        scores["volume_ratio"][name] = {
+            label: round(values["n_pred"] / values["n_ref"], 5) if values["n_ref"] else None
+            for label, values in case["metrics"].items()
+        }
     return scores
 
 

@@ -24,7 +24,13 @@ PAGE = DOCS / "evidence.md"
 BEGIN, END = "<!-- results: written by benchmarks/accuracy/figures.py -->", "<!-- end of results -->"
 
 COLOURS = ("#868e96", "#0a6cff", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#e8a200", "#0b7285")
-METRICS = {"dice": ("Dice", 3), "nsd": ("NSD", 3), "hd95_mm": ("HD95, mm", 2), "assd_mm": ("ASSD, mm", 2)}
+METRICS = {
+    "dice": ("Dice", 3),
+    "nsd": ("NSD", 3),
+    "hd95_mm": ("HD95, mm", 2),
+    "assd_mm": ("ASSD, mm", 2),
+    "volume_ratio": ("volume / true volume", 2),
+}
 
 
 def arms_of(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -42,14 +48,15 @@ def title_of(run: dict[str, Any]) -> str:
 def table(study: dict[str, Any]) -> str:
     """One row per arm: means over cases, and their spread over seeds."""
     runs = study["runs"]
-    names = [f"{name} at {study['tolerance_mm']:g} mm" if key == "nsd" else name for key, (name, _) in METRICS.items()]
+    metrics = {key: metric for key, metric in METRICS.items() if key in runs[0]["scores"]}
+    names = [f"{name} at {study['tolerance_mm']:g} mm" if key == "nsd" else name for key, (name, _) in metrics.items()]
     rows = [
         f"| arm | drawn | seeds | cases | {' | '.join(names)} | worst case, Dice |",
         "| --- " * (len(names) + 5) + "|",
     ]
     for arm, run in arms_of(study).items():
         cells = []
-        for key, (_, digits) in METRICS.items():
+        for key, (_, digits) in metrics.items():
             means = np.array(list(seed_means(runs, arm, key).values()))
             spread = f" ± {means.std(ddof=1):.{digits}f}" if len(means) > 1 else ""
             cells.append(f"{means.mean():.{digits}f}{spread}")

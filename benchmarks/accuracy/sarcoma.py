@@ -15,12 +15,12 @@ from command import FILE_ENDING, DataSet, main
 from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
 
 
-def masks_of_structure_sets(data: Path, work: Path) -> Path:
-    """Convert the structure sets, which are drawn on every slice, to masks."""
-    dense = work / "nnUNet_raw" / "Dataset501_SoftTissueSarcomaPET"
+def masks_of_structure_sets(data: Path, work: Path, dataset_id: int, name: str, modality: str) -> Path:
+    """Convert the structure sets of one modality, which are drawn on every slice, to masks."""
+    dense = work / "nnUNet_raw" / f"Dataset{dataset_id}_{name}"
     if not dense.exists():
         convert_rtstruct(
-            data, 501, "SoftTissueSarcomaPET", rois={"tumour": "GTV_Mass.*"}, modality="PT",
+            data, dataset_id, name, rois={"tumour": "GTV_Mass.*"}, modality=modality,
             settings=ConversionSettings(relevance="none"), jobs=os.cpu_count() or 1,
         )  # fmt: skip
     folder = work / "dense"
@@ -40,7 +40,7 @@ SARCOMA = DataSet(
     script=Path(__file__).name,
     labels={"tumour": 1},
     channel="PET",
-    prepare=masks_of_structure_sets,
+    prepare=lambda data, work: masks_of_structure_sets(data, work, 501, "SoftTissueSarcomaPET", "PT"),
     tolerance_mm=4.0,
     cases=(14, 2, 14),
     features=(8, 16, 32, 64),

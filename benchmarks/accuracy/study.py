@@ -12,7 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -106,13 +106,15 @@ def run(command: list[str], variables: dict[str, str], log: Path) -> None:
         subprocess.run([program, *command[1:]], env=variables, stdout=file, stderr=file, check=True)
 
 
-def plan(work: Path, dataset: str, configuration: str) -> None:
-    """Plan and preprocess a raw dataset, once."""
+def plan(work: Path, dataset: str, configuration: str, spacing_mm_zyx: Sequence[float] = ()) -> None:
+    """Plan and preprocess a raw dataset, once; with nnU-Net's spacing, if none is given."""
     done = work / "nnUNet_preprocessed" / dataset / "planned"
     if not done.exists():
         number = str(int(dataset[7:10]))
         cores = str(min(4, usable_cores()))
         command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-np", cores]
+        if spacing_mm_zyx:
+            command += ["-overwrite_target_spacing", *map(str, spacing_mm_zyx)]
         variables = environment(work)
         variables.pop("nnUNet_n_proc_DA", None)  # nnU-Net's planning takes it for threads, and fails at 0
         run(command, variables, work / "plan.log")
@@ -124,6 +126,7 @@ def shrink(
     dataset: str,
     configuration: str,
     *,
+    planned: str,
     features: tuple[int, ...] = (),
     patch_zyx: tuple[int, ...] = (),
     batch_size: int = 0,
@@ -137,7 +140,9 @@ def shrink(
     dataset : str
         Folder name of the dataset.
     configuration : str
-        Name of the new configuration; all that is not given here is that of ``3d_fullres``.
+        Name of the new configuration.
+    planned : str
+        Name of the configuration that gives all that is not given here.
     features : tuple of int
         Of each stage of the U-Net, from fine to coarse; as planned if empty. The planned kernels and strides of the
         first stages are kept.
@@ -148,7 +153,7 @@ def shrink(
     """
     path = work / "nnUNet_preprocessed" / dataset / "nnUNetPlans.json"
     plans = json.loads(path.read_text())
-    small = json.loads(json.dumps(plans["configurations"]["3d_fullres"]))
+    small = json.loads(json.dumps(plans["configurations"][planned]))
     if batch_size:
         small["batch_size"] = batch_size
     if patch_zyx:
