@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ MAPS_FOLDER_SUFFIX = "_target_maps"
 
 Not in ``X`` itself, where nnU-Net takes every file for a case.
 """
+
+
+@lru_cache(maxsize=128)
+def _open_maps(path: Path, _modified_ns: int) -> Any:
+    """Open a file of compact maps, or return it as it was opened before; its time tells it from an earlier one."""
+    return open_maps(path)
 
 
 class ImageChannels:
@@ -58,18 +65,18 @@ class CompactMapsDataset:
         self.num_image_channels = num_image_channels
         self.maps: Any = None
         """Compact maps (T, z, y, x) of the case that was loaded last."""
-        self._paths: dict[str, Path] = {}
+        self._files: dict[str, tuple[Path, int]] = {}
 
     def load_case(self, identifier: str) -> tuple[Any, ...]:
         """Load a case as nnU-Net does, without its maps; these are in `maps` then."""
         data, *rest = self.stock.load_case(identifier)
-        if identifier not in self._paths:
-            self._paths[identifier] = self._prepare(identifier, data)
-        self.maps = open_maps(self._paths[identifier])
+        if identifier not in self._files:
+            self._files[identifier] = self._prepare(identifier, data)
+        self.maps = _open_maps(*self._files[identifier])
         return (ImageChannels(data, self.num_image_channels), *rest)
 
-    def _prepare(self, identifier: str, data: Any) -> Path:
-        """Return the case's file of compact maps, after writing it where need be."""
+    def _prepare(self, identifier: str, data: Any) -> tuple[Path, int]:
+        """Return the case's file of compact maps, after writing it where need be, and its time."""
         folder = Path(self.stock.source_folder)
         sources = [folder / f"{identifier}.{ending}" for ending in file_ending_dataset_mapping]
         modified = next(path.stat().st_mtime_ns for path in sources if path.is_file())
@@ -77,7 +84,7 @@ class CompactMapsDataset:
         if not (path.is_file() and path.stat().st_mtime_ns == modified):
             path.parent.mkdir(exist_ok=True)
             write_maps(data, self.num_image_channels, path, modified)
-        return path
+        return path, modified
 
 
 class CompactMapsLoader(nnUNetDataLoader):  # type: ignore[misc]
