@@ -311,6 +311,12 @@ def convert_cases(
             channels=len(image_channels) + len(relevance_channels),
         )
     log_reports(reports)
+    if relevance_channels:
+        _LOG.info(
+            "Relevance is in the channels after the %d of the image. Train with 'nnunet_wsl train': a stock trainer "
+            "would take them for images, which new images do not have.",
+            len(image_channels),
+        )
     if interpolated := sum(report.interpolated_slices for report in reports):
         _LOG.info(
             "On %d slices between drawn ones an object is supervised %s. --between ignore ignores them.",

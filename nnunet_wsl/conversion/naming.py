@@ -88,6 +88,7 @@ def patient_groups(folders: Sequence[PurePath], patient_ids: Sequence[str]) -> l
     ]
     first_level = next((level for level in levels if len(set(level)) > 1), [str(i) for i in range(len(folders))])
     group = list(range(len(folders)))
+    told_by_id = len(set(patient_ids) - {""})
     for keys in (first_level, patient_ids):
         members = defaultdict(list)
         for i, key in enumerate(keys):
@@ -96,6 +97,13 @@ def patient_groups(folders: Sequence[PurePath], patient_ids: Sequence[str]) -> l
         for same in members.values():
             merged = {group[i] for i in same}
             group = [min(merged) if g in merged else g for g in group]
+    if (patients := len(set(group))) < told_by_id:
+        _LOG.warning(
+            "The cases carry %d Patient IDs, but count as %d patients: all below one folder at the first level at which "
+            "the folders differ, such as '%s', stay in one fold. If such a folder holds several patients, put the "
+            "patients directly below the source.",
+            told_by_id, patients, first_level[0],
+        )  # fmt: skip
     return group
 
 

@@ -126,6 +126,7 @@ def convert_rtstruct(
     image_channel = common_modality(structure_set.series for structure_set in structure_sets)
     settings = settings or ConversionSettings()
     cases = _make_cases(structure_sets, dicom.folder, rois, settings, problems, jobs)
+    _tell_left_out_and_repeated(cases, dicom, image_channel)
     folders = [case.path.parent.relative_to(dicom.folder) for case in cases]
     groups = patient_groups(folders, [case.series.patient_id for case in cases])
     splits = patient_splits([case.name for case in cases], groups)
@@ -142,6 +143,7 @@ def convert_rtstruct(
         image_channels=[image_channel],
         splits=splits,
         settings=settings,
+        recorded={"rois": None if rois is None else dict(rois), "modality": modality},
         overwrite=overwrite,
         jobs=jobs,
     )
@@ -183,6 +185,25 @@ def _find_structure_sets(
     if not structure_sets:
         raise InputError(problems)
     return structure_sets, problems
+
+
+def _tell_left_out_and_repeated(cases: Sequence[RTStructCase], dicom: DicomSource, modality: str) -> None:
+    """Log which series have no structure set, and which have several."""
+    cases_of: dict[str, list[str]] = {series.uid: [] for series in dicom.series if series.modality == modality}
+    for case in cases:
+        cases_of[case.series.uid].append(case.name)
+    if left_out := [series for series in dicom.series if not cases_of.get(series.uid, [""])]:
+        _LOG.warning(
+            "%d image series of modality %s have no structure set and are left out, such as the %s.",
+            len(left_out), modality, left_out[0],
+        )  # fmt: skip
+    for names in cases_of.values():
+        if len(names) > 1:
+            _LOG.warning(
+                "The cases %s have the same image, for it has so many structure sets. They are not merged: leave one of "
+                "them in the source, unless each shall count.",
+                " and ".join(f"'{name}'" for name in names),
+            )
 
 
 def _summarise(path: Path) -> _Summary:

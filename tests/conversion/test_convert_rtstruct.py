@@ -167,6 +167,8 @@ def test_dataset_json(source, raw):
         "missing": "error",
         "overlap": "error",
         "outside": "error",
+        "rois": {"right": "a", "left": "b"},
+        "modality": None,
     }
     assert set(settings) == {"mode", "kernel", "search", "sigma_mm", "intensity_scale", "cutoff_mm"}
     assert len(settings["sigma_mm"]) == 2
@@ -672,6 +674,26 @@ def test_patients_stay_in_one_fold(source, raw):
     for fold in splits:
         patients = [{case[:2].replace("6", "0") for case in fold[part]} for part in ("train", "val")]
         assert not patients[0] & patients[1]
+
+
+def test_series_without_and_with_several_structure_sets_are_named(source, raw, caplog):
+    headers = write_patient(source / "ann")
+    write_contours(source / "ann" / "other" / "rs.dcm", headers, {"GTV": {2: [RECTANGLE_YX]}})
+    write_series(source / "bob", series="bob", frame="bob")
+    write_series(source / "cid", series="cid", frame="cid", modality="CT")  # of another modality: not missed
+    convert_rtstruct(source, 501, "Test", modality="MR")
+    assert "1 image series of modality MR have no structure set and are left out" in caplog.text
+    assert "such as the series in folder 'bob'" in caplog.text
+    assert "The cases 'other' and 'rs' have the same image" in caplog.text
+
+
+def test_relevance_channels_are_no_images_for_a_stock_trainer(source, raw, caplog):
+    caplog.set_level(logging.INFO)
+    write_patient(source / "ann")
+    convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+    assert "a stock trainer would take them for images" not in caplog.text
+    convert_rtstruct(source, 501, "Test", overwrite=True)
+    assert "a stock trainer would take them for images" in caplog.text
 
 
 def test_one_patient_has_no_splits(source, raw, caplog):

@@ -67,6 +67,17 @@ def test_one_patient_id_for_all_tells_nothing(caplog):
     assert groups_of(["p1"], ["X"]) == [0]
 
 
+def test_several_patients_below_one_folder(caplog):
+    """A folder per site or batch hides the patients; their IDs tell that it does."""
+    folders = ["siteA/p1", "siteA/p2", "siteB/p3"]
+    assert groups_of(folders, ["A", "B", "C"]) == [0, 0, 2]
+    assert "carry 3 Patient IDs, but count as 2 patients" in caplog.text
+    assert "such as 'siteA'" in caplog.text
+    caplog.clear()
+    assert groups_of(folders, ["A", "A", ""]) == [0, 0, 2]
+    assert not caplog.text
+
+
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=25))
 def test_splits_never_divide_a_group_and_validate_each_case_once(groups):
     names = [f"case{i:02d}" for i in range(len(groups))]
