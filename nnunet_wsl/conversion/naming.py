@@ -99,9 +99,9 @@ def patient_groups(folders: Sequence[PurePath], patient_ids: Sequence[str]) -> l
             group = [min(merged) if g in merged else g for g in group]
     if (patients := len(set(group))) < told_by_id:
         _LOG.warning(
-            "The cases carry %d Patient IDs, but count as %d patients: all below one folder at the first level at which "
-            "the folders differ, such as '%s', stay in one fold. If such a folder holds several patients, put the "
-            "patients directly below the source.",
+            "The cases carry %d Patient IDs, but count as %d patients: all below one folder at the first level at "
+            "which the folders differ, such as '%s', stay in one fold. If such a folder holds several patients, put "
+            "the patients directly below the source.",
             told_by_id, patients, first_level[0],
         )  # fmt: skip
     return group

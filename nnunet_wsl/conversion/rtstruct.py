@@ -200,8 +200,8 @@ def _tell_left_out_and_repeated(cases: Sequence[RTStructCase], dicom: DicomSourc
     for names in cases_of.values():
         if len(names) > 1:
             _LOG.warning(
-                "The cases %s have the same image, for it has so many structure sets. They are not merged: leave one of "
-                "them in the source, unless each shall count.",
+                "The cases %s have the same image, for it has so many structure sets. They are not merged: leave one "
+                "of them in the source, unless each shall count.",
                 " and ".join(f"'{name}'" for name in names),
             )
 
