@@ -22,8 +22,8 @@ SARCOMA_MR = DataSet(
     prepare=lambda data, work: masks_of_structure_sets(data, work, 502, "SoftTissueSarcomaMR", "MR"),
     tolerance_mm=3.0,
     cases=(8, 1, 7),
-    features=(8, 16, 32, 64, 128),
-    patch_zyx=(32, 64, 64),
+    features=(8, 16, 32, 64),
+    patch_zyx=(48, 48, 48),
     spacing_mm_zyx=(3.27, 2.0, 2.0),  # a small patch then shows most of an image, which is cut around the tumour
 )
 

@@ -150,6 +150,11 @@ def shrink(
         Patch size in voxels; as planned if empty.
     batch_size : int
         As planned if 0.
+
+    Raises
+    ------
+    ValueError
+        If there are more features than planned stages.
     """
     path = work / "nnUNet_preprocessed" / dataset / "nnUNetPlans.json"
     plans = json.loads(path.read_text())
@@ -160,7 +165,10 @@ def shrink(
         small["patch_size"] = list(patch_zyx)
     if features:
         architecture = small["architecture"]["arch_kwargs"]
-        stages = architecture["n_stages"] = len(features)
+        planned_stages, stages = architecture["n_stages"], len(features)
+        if stages > planned_stages:
+            raise ValueError(f"{stages} stages asked for; nnU-Net planned {planned_stages}")
+        architecture["n_stages"] = stages
         architecture["features_per_stage"] = list(features)
         for key in ("kernel_sizes", "strides", "n_conv_per_stage"):
             architecture[key] = architecture[key][:stages]
