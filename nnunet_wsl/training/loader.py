@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,20 @@ Not in ``X`` itself, where nnU-Net takes every file for a case.
 def _open_maps(path: Path, _modified_ns: int) -> Any:
     """Open a file of compact maps, or return it as it was opened before; its time tells it from an earlier one."""
     return open_maps(path)
+
+
+def can_keep_maps(preprocessed: Path) -> bool:
+    """Whether compact maps can be written beside a preprocessed folder; makes their folder."""
+    folder = _maps_folder(preprocessed)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _maps_folder(preprocessed: Path) -> Path:
+    return preprocessed.with_name(f"{preprocessed.name}{MAPS_FOLDER_SUFFIX}")
 
 
 class ImageChannels:
@@ -80,9 +95,9 @@ class CompactMapsDataset:
         folder = Path(self.stock.source_folder)
         sources = [folder / f"{identifier}.{ending}" for ending in file_ending_dataset_mapping]
         modified = next(path.stat().st_mtime_ns for path in sources if path.is_file())
-        path = folder.with_name(f"{folder.name}{MAPS_FOLDER_SUFFIX}") / f"{identifier}.b2nd"
+        path = _maps_folder(folder) / f"{identifier}.b2nd"
         if not (path.is_file() and path.stat().st_mtime_ns == modified):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True)  # it may have been deleted between trainings
             write_maps(data, self.num_image_channels, path, modified)
         return path, modified
 

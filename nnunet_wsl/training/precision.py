@@ -25,7 +25,7 @@ def bfloat16_on_cpu() -> bool:
     InputError
         If the variable has another value.
     """
-    choice = os.environ.get(VARIABLE, "auto").lower()
+    choice = (os.environ.get(VARIABLE) or "auto").lower()
     if choice in ("1", "true", "t"):
         return True
     if choice in ("0", "false", "f"):

@@ -15,7 +15,7 @@ from torch import nn
 
 from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.training.loader import CompactMapsLoader
+from nnunet_wsl.training.loader import CompactMapsLoader, can_keep_maps
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
 from nnunet_wsl.training.network import RelevanceHead
@@ -107,20 +107,48 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's loaders, which read the relevance channels in compact form."""
+        if not can_keep_maps(Path(self.preprocessed_dataset_folder)):
+            self.print_to_log_file(
+                f"The folder of compact maps beside '{self.preprocessed_dataset_folder}' cannot be written: the "
+                "relevance channels are loaded with the image, which is slower."
+            )
+            return self._checked(super().get_dataloaders())
         # nnU-Net has no hook for the loader's class: it takes it from the module of the trainer that makes them. A
         # trainer that takes it from elsewhere gets the relevance channels with the image: the same, only slower.
         stock = nnunet_trainer.nnUNetDataLoader
         nnunet_trainer.nnUNetDataLoader = CompactMapsLoader
         try:
-            loaders: tuple[Any, Any] = super().get_dataloaders()
+            return self._checked(super().get_dataloaders())
         finally:
             nnunet_trainer.nnUNetDataLoader = stock
+
+    def _checked(self, loaders: tuple[Any, Any]) -> tuple[Any, Any]:
         if loaders[0] is None:
             raise NotImplementedError(
                 f"{type(self).__name__} trains on made-up batches, which have no relevance. Mix RelevanceSupervision "
                 "into a trainer that loads the dataset, such as nnUNetTrainerBenchmark_5epochs."
             )
         return loaders
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Return nnU-Net's datasets, whose cases must have the channels that ``dataset.json`` lists."""
+        datasets: tuple[Any, Any] = super().get_tr_and_val_datasets()
+        channels = self.relevance_channels
+        images, maps = channels.num_image_channels, len(channels.objects)
+        confidences = maps if channels.has_confidence else 0
+        found = {
+            case: len(dataset.load_case(case)[0])  # opened, not read
+            for dataset in datasets
+            for case in dataset.identifiers
+        }
+        if problems := [
+            f"Case '{case}': preprocessed, it has {count} channels; its dataset.json lists {images} of the image, "
+            f"{maps} of relevance and {confidences} of confidence. It was converted anew: plan and preprocess again."
+            for case, count in sorted(found.items())
+            if count != images + maps + confidences
+        ]:
+            raise InputError(problems)
+        return datasets
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
         """Return nnU-Net's training transforms, with relevance moved along."""

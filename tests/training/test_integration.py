@@ -16,6 +16,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from training.conftest import CASES
 
 from nnunet_wsl.cli.main import main
+from nnunet_wsl.contract import FUSED
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.inference import RelevancePredictor
 
@@ -305,6 +306,29 @@ def test_a_dataset_without_relevance_channels_is_refused(tiny, nnunet):
     with pytest.raises(InputError, match=r"Dataset801_Tiny.*--relevance none.*nnunet_wsl convert"):
         nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSL", "-device", "cpu")
     assert not list((folder / "nnUNet_results").iterdir())  # nothing half-written
+
+
+def test_cases_preprocessed_before_another_conversion_are_refused(tiny, nnunet):
+    """Without a word the second map would pass for the confidence in the first one."""
+    folder = tiny() / "nnUNet_preprocessed" / "Dataset801_Tiny"
+    content = json.loads((folder / "dataset.json").read_text())
+    content["channel_names"].popitem()
+    content["wsl"]["relevance_channels"] = {"1": FUSED}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [f"Case '{case}'" for case in CASES]
+    assert "it has 3 channels; its dataset.json lists 1 of the image, 1 of relevance and 0 of confidence" in str(
+        caught.value
+    )
+
+
+def test_trains_where_no_compact_maps_can_be_written(tiny, nnunet, capsys):
+    folder = tiny()
+    (folder / "nnUNet_preprocessed" / "Dataset801_Tiny" / "nnUNetPlans_2d_target_maps").touch()  # in the way
+    nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu")
+    assert "cannot be written" in capsys.readouterr().out
+    assert (results(folder, "TinyWSL", "2d") / "fold_0" / "checkpoint_final.pth").is_file()
 
 
 def test_a_trainer_without_loader_is_refused(tiny, nnunet):

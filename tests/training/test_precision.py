@@ -14,6 +14,13 @@ def test_the_variable_decides(monkeypatch, value, expected):
     assert bfloat16_on_cpu() is expected
 
 
+def test_an_empty_variable_is_as_if_not_set(monkeypatch):
+    monkeypatch.delenv("nnUNet_wsl_bfloat16", raising=False)
+    decided = bfloat16_on_cpu()
+    monkeypatch.setenv("nnUNet_wsl_bfloat16", "")
+    assert bfloat16_on_cpu() == decided
+
+
 def test_another_value_is_refused(monkeypatch):
     monkeypatch.setenv("nnUNet_wsl_bfloat16", "yes")
     with pytest.raises(InputError, match="'yes'; expected 0, 1 or auto"):
