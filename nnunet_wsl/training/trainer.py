@@ -107,22 +107,20 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's loaders, which read the relevance channels in compact form."""
-        if not can_keep_maps(Path(self.preprocessed_dataset_folder)):
+        # nnU-Net has no hook for the loader's class: it takes it from the module of the trainer that makes them. A
+        # trainer that takes it from elsewhere gets the relevance channels with the image: the same, only slower.
+        stock = nnunet_trainer.nnUNetDataLoader
+        if can_keep_maps(Path(self.preprocessed_dataset_folder)):
+            nnunet_trainer.nnUNetDataLoader = CompactMapsLoader
+        else:
             self.print_to_log_file(
                 f"The folder of compact maps beside '{self.preprocessed_dataset_folder}' cannot be written: the "
                 "relevance channels are loaded with the image, which is slower."
             )
-            return self._checked(super().get_dataloaders())
-        # nnU-Net has no hook for the loader's class: it takes it from the module of the trainer that makes them. A
-        # trainer that takes it from elsewhere gets the relevance channels with the image: the same, only slower.
-        stock = nnunet_trainer.nnUNetDataLoader
-        nnunet_trainer.nnUNetDataLoader = CompactMapsLoader
         try:
-            return self._checked(super().get_dataloaders())
+            loaders: tuple[Any, Any] = super().get_dataloaders()
         finally:
             nnunet_trainer.nnUNetDataLoader = stock
-
-    def _checked(self, loaders: tuple[Any, Any]) -> tuple[Any, Any]:
         if loaders[0] is None:
             raise NotImplementedError(
                 f"{type(self).__name__} trains on made-up batches, which have no relevance. Mix RelevanceSupervision "
