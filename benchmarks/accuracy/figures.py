@@ -8,6 +8,7 @@ Rewrites the part of the page between its two markers, and the pictures that it 
 from __future__ import annotations
 
 import json
+import re
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,50 @@ def effort(study: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
+LINES = {
+    "dense-stock": ("#868e96", "s--"),
+    "dense-wsl": ("#0a6cff", "o-"),
+    "every5-ignore-stock": ("#d9480f", "s--"),
+    "every5-gated-stock": ("#2b8a3e", "s--"),
+    "every5-gated-wsl": ("#0b7285", "o-"),
+}
+"""Colour and style of the arms that were trained for several lengths."""
+
+
+def lengths(studies: list[dict[str, Any]], path: Path) -> None:
+    """Dice of the test cases against the number of iterations: a panel per data set, a line per arm."""
+    by_data: dict[str, list[dict[str, Any]]] = {}
+    for study in studies:
+        if study["budget"]["optimiser"] == "adam" and "test" in study["cases"]:
+            by_data.setdefault(re.sub(r"_\d+$", "", study["study"]), []).append(study)
+    by_data = {data: found for data, found in by_data.items() if len(found) > 1}
+    figure = Figure(figsize=(5.5 * len(by_data), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (data, found) in zip(figure.subplots(1, len(by_data), squeeze=False)[0], by_data.items(), strict=True):
+        ticks = set()
+        for arm, (colour, style) in LINES.items():
+            points = []
+            for study in found:
+                iterations = study["budget"]["epochs"] * study["budget"]["iterations_per_epoch"]
+                for dice in (seeds := seed_means(study["runs"], arm, "dice")).values():
+                    axes.plot(iterations, dice, style[0], color=colour, markersize=3, alpha=0.6)
+                if seeds:
+                    points.append((iterations, float(np.mean(list(seeds.values())))))
+            if points:
+                title = next(arms_of(s)[arm]["title"] for s in found if arm in arms_of(s))
+                axes.plot(*zip(*sorted(points), strict=True), style, color=colour, label=title)
+                ticks |= {iterations for iterations, _ in points}
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
+        axes.minorticks_off()
+        axes.set_title(data)
+        axes.set_xlabel("iterations")
+        axes.set_ylabel("Dice, mean over test cases; small: seeds")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
 def speed(study: dict[str, Any], faster: str, stock: str) -> str:
     """How soon an arm reaches the final pseudo Dice of another one."""
     mean = {
@@ -204,7 +249,9 @@ def section(path: Path) -> str:
 
 def main() -> None:
     (DOCS / "images").mkdir(exist_ok=True)
-    sections = "\n\n".join(section(path) for path in sorted(RESULTS.glob("*.json")))
+    paths = sorted(RESULTS.glob("*.json"))
+    lengths([json.loads(path.read_text()) for path in paths], DOCS / "images" / "evidence_lengths.png")
+    sections = "\n\n".join(section(path) for path in paths)
     before, rest = PAGE.read_text().split(BEGIN)
     _, after = rest.split(END)
     PAGE.write_text(f"{before}{BEGIN}\n\n{sections}\n\n{END}{after}")
