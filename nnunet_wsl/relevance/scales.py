@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_block
+from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_block, spacing_zyx
 
 SIGMA_PER_RADIUS = 0.25
 """sigma_mm of an object as a part of its radius: at its centre, the Gaussian relevance has fallen to nothing."""
@@ -103,6 +103,11 @@ def case_fingerprint(
     -------
     CaseFingerprint
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, or the spacings are not one positive number per axis of the image.
+
     Notes
     -----
     Differences across the contours are measured within `BAND_VOX` voxels of them and within their slices: thick
@@ -114,6 +119,7 @@ def case_fingerprint(
     for k, given in enumerate(contour_voxels):
         mask = None if masks is None else np.asarray(masks[k], dtype=np.bool_)
         voxels = ContourVoxels.of(given, shape if mask is None else mask.shape)
+        spacing_zyx(spacing_mm, voxels.shape)
         objects.append(_object_fingerprint(channels, mask, voxels, spacing_mm) if len(voxels.index_zyx) else None)
     return CaseFingerprint(tuple(float(spacing) for spacing in spacing_mm), tuple(objects))
 

@@ -120,6 +120,12 @@ def test_contours_that_enclose_nothing_get_the_smallest_sigma():
     assert plan_scales([fingerprint]) == ((1.1,), (1.0,), pytest.approx((3.3,)))
 
 
+@pytest.mark.parametrize("contour", [[], [[1, 2]]])
+def test_spacings_of_another_number_of_axes_are_refused(contour):
+    with pytest.raises(ValueError, match="per axis of an image of 2 axes, found 3"):
+        case_fingerprint(None, [np.ones((4, 5), dtype=bool)], [contour], SPACING_MM)
+
+
 def test_fingerprints_survive_json():
     fingerprint = case((3.0, 0.7, 1.1), (8.0, (4.0, 1.0), (9.0, 2.0)), None)
     assert CaseFingerprint.from_dict(json.loads(json.dumps(fingerprint.to_dict()))) == fingerprint
