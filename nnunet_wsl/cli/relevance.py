@@ -50,14 +50,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--search", choices=("volume", "slice"), default="volume",
         help="where the nearest contour voxel is looked for (default: %(default)s)",
     )  # fmt: skip
-    for option, metavar, each in (
-        ("--sigma-mm", "MM", "object"),
-        ("--cutoff-mm", "MM", "object"),
-        ("--intensity-scale", "VALUE", "image channel"),
+    for option, metavar, what, each in (
+        ("--sigma-mm", "MM", "scale of the distance, not for mode intensity", "object"),
+        ("--cutoff-mm", "MM", "where the relevance ends", "object"),
+        ("--intensity-scale", "VALUE", "scale of the difference, not for mode distance", "image channel"),
     ):
         parser.add_argument(
             option, type=float, nargs="+", metavar=metavar,
-            help=f"one value per {each}, or one for all (default: planned from the image)",
+            help=f"{what}: one value per {each}, or one for all (default: planned from the image)",
         )  # fmt: skip
     parser.add_argument(
         "--fuse", choices=("max", "mean", "noisy_or"),
@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     """Compute the maps, write them, and print what they were made with."""
     from nnunet_wsl.relevance import fuse, relevance_maps
 
-    _check_output(args.output, args.overwrite)
+    _check_scales(args)
+    _check_output(args.output, args.overwrite, (args.image, args.contours))
     image = _read_image(args.image, args.contours)
     objects = _read_objects(args.contours, image, args.objects, args.outside)
     if args.exact and objects.placed is None:
@@ -120,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
 
     print(f"{args.output}: relevance by {settings.mode}, {settings.kernel} kernel, nearest in the {settings.search}")
     for name, sigma_mm, cutoff_mm in zip(objects.names, settings.sigma_mm, settings.cutoff_mm, strict=True):
-        print(f"  {name}: sigma {sigma_mm:.4g} mm, cut-off {cutoff_mm:.4g} mm")
+        sigma = "" if settings.mode == "intensity" else f"sigma {sigma_mm:.4g} mm, "
+        print(f"  {name}: {sigma}cut-off {cutoff_mm:.4g} mm")
     if settings.mode != "distance":
         print(f"  intensity scale: {', '.join(f'{scale:.4g}' for scale in settings.intensity_scale)}")
     for note in objects.placed.notes if objects.placed else ():
@@ -128,11 +130,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_output(path: Path, overwrite: bool) -> None:
+def _check_scales(args: argparse.Namespace) -> None:
+    """Refuse scales that the mode would ignore."""
+    if args.mode == "distance" and args.intensity_scale is not None:
+        raise InputError(
+            "--intensity-scale has no effect in mode 'distance'. Leave it out, or choose --mode intensity or both."
+        )
+    if args.mode == "intensity" and args.sigma_mm is not None:
+        raise InputError(
+            "--sigma-mm has no effect in mode 'intensity'. Give --cutoff-mm to say where the relevance ends, or choose "
+            "--mode distance or both."
+        )
+
+
+def _check_output(path: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
     if not path.name.endswith(_ENDINGS):
         raise InputError(
             f"{path}: maps cannot be written in this format. Give --output one of these endings: {', '.join(_ENDINGS)}."
         )
+    if path.exists() and any(path.samefile(one) for one in inputs if one.exists()):
+        raise InputError(f"{path} is an input, too. Choose another --output.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. Pass --overwrite to replace it, or choose another --output.")
     if not path.parent.is_dir():
@@ -283,10 +300,15 @@ def _read(path: Path) -> sitk.Image:
     import SimpleITK as sitk
 
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = "it is no image of a known format, or damaged" if path.is_file() else "there is no such file"
         raise InputError(f"{path}: cannot be read: {reason}.") from error
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(
+            f"{path}: its voxels are complex numbers; expected real ones. Convert them, for example to their magnitude."
+        )
+    return image
 
 
 def _grid(image: sitk.Image) -> Grid:

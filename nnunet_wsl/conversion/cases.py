@@ -394,6 +394,11 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
         for value in values or ()
         if not low <= value <= high
     ]
+    if settings.relevance_mode == "distance" and settings.intensity_scale is not None:
+        problems.append(
+            "--intensity-scale has no effect in --relevance-mode distance. Leave it out, or choose --relevance-mode "
+            "intensity or both."
+        )
     if settings.annotated_margin < 0:
         problems.append(f"--annotated-margin {settings.annotated_margin} is negative. Give a number of slices from 0.")
     largest_mm = RANGES["sigma_mm"][1]

@@ -14,7 +14,7 @@ from nnunet_wsl.contours import PlacedContour
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.relevance.polyline import distance_by_block
 from nnunet_wsl.relevance.settings import RelevanceSettings
-from nnunet_wsl.relevance.transform import ContourVoxels, NearestInBlock, nearest_by_block
+from nnunet_wsl.relevance.transform import ContourVoxels, NearestInBlock, nearest_by_block, spacing_zyx, with_slices
 
 Float32 = NDArray[np.float32]
 
@@ -80,7 +80,7 @@ def relevance_maps(
         number of channels than the settings have scales for, if polylines are given in another mode than "distance",
         or if the settings are for another number of objects.
     ValueError
-        If shapes do not fit together.
+        If shapes do not fit together, or the spacings are not one positive number per axis of the image.
 
     Notes
     -----
@@ -98,10 +98,9 @@ def relevance_maps(
     array([[[0.75      , 1.        , 0.75      , 0.5       ],
             [0.440983  , 0.5       , 0.440983  , 0.29289323]]], dtype=float32)
     """
-    shape = checked_shape(image, contours, settings, shape)
+    shape = checked_shape(image, contours, spacing_mm, settings, shape)
     channels = None if settings.mode == "distance" else checked_channels(image, settings)
-    shape_zyx = tuple(shape) if len(shape) == 3 else (1, *shape)
-    maps = np.zeros((len(contours), *shape_zyx), dtype=np.float32)
+    maps = np.zeros((len(contours), *with_slices(shape)), dtype=np.float32)
     not_finite = np.zeros((0 if channels is None else len(channels), len(contours)), dtype=np.int64)
     for k, (relevance, given) in enumerate(zip(maps, contours, strict=True)):
         sigma_mm, cutoff_mm = settings.sigma_mm[k], settings.cutoff_mm[k]
@@ -111,7 +110,7 @@ def relevance_maps(
                     f"Relevance mode '{settings.mode}' compares intensities of voxels, but object {k + 1} is given as "
                     "polylines. Give its contour voxels, or use mode 'distance'."
                 )
-            for box, distance_mm2 in distance_by_block(given, shape_zyx, spacing_mm, cutoff_mm, settings.search):
+            for box, distance_mm2 in distance_by_block(given, shape, spacing_mm, cutoff_mm, settings.search):
                 relevance[box] = _of_distance(distance_mm2, sigma_mm, settings)
             continue
         voxels = ContourVoxels.of(np.asarray(given), shape)
@@ -163,20 +162,27 @@ def fuse(maps: ArrayLike, method: Literal["max", "mean", "noisy_or"] = "max") ->
 
 
 def checked_shape(
-    image: ArrayLike | None, contours: Sequence[Any], settings: RelevanceSettings, shape: Sequence[int] | None
+    image: ArrayLike | None,
+    contours: Sequence[Any],
+    spacing_mm: Sequence[float],
+    settings: RelevanceSettings,
+    shape: Sequence[int] | None,
 ) -> Sequence[int]:
-    """Return the spatial shape of the maps, if the settings are for as many objects as there are."""
+    """Return the spatial shape of the maps, if the spacing fits it and the settings are for as many objects."""
     if len(contours) != len(settings.sigma_mm):
         raise InputError(
             f"The relevance settings have scales for {len(settings.sigma_mm)} objects, but contours of "
             f"{len(contours)} objects are given."
         )
     if image is not None:
-        return np.shape(image)[1:]
-    masks = [given.shape for given in contours if isinstance(given, np.ndarray) and given.dtype == np.bool_]
-    if shape is None and not masks:
-        raise ValueError("without an image, contours that are not bool arrays need the image's shape")
-    return shape or masks[0]
+        shape = np.shape(image)[1:]
+    elif shape is None:
+        masks = [given.shape for given in contours if isinstance(given, np.ndarray) and given.dtype == np.bool_]
+        if not masks:
+            raise ValueError("without an image, contours that are not bool arrays need the image's shape")
+        shape = masks[0]
+    spacing_zyx(spacing_mm, shape)
+    return shape
 
 
 def checked_channels(image: ArrayLike | None, settings: RelevanceSettings) -> NDArray[Any]:

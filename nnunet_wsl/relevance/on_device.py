@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from nnunet_wsl.relevance.maps import check_finite, checked_channels, checked_shape
 from nnunet_wsl.relevance.settings import RelevanceSettings
-from nnunet_wsl.relevance.transform import ContourVoxels, measure
+from nnunet_wsl.relevance.transform import ContourVoxels, measure, with_slices
 
 if TYPE_CHECKING:
     import torch
@@ -52,13 +52,12 @@ def relevance_maps_on_device(
     """
     import torch
 
-    shape = checked_shape(image, contour_voxels, settings, shape)
+    shape = checked_shape(image, contour_voxels, spacing_mm, settings, shape)
     channels = None
     if settings.mode != "distance":
         checked = checked_channels(image, settings)
         channels = torch.from_numpy(np.asarray(checked, dtype=np.result_type(checked.dtype, np.float32))).to(device)
-    shape_zyx = tuple(shape) if len(shape) == 3 else (1, *shape)
-    maps = torch.zeros((len(contour_voxels), *shape_zyx), device=device)
+    maps = torch.zeros((len(contour_voxels), *with_slices(shape)), device=device)
     not_finite = np.zeros((0 if channels is None else len(channels), len(contour_voxels)), dtype=np.int64)
     for k, given in enumerate(contour_voxels):
         voxels = ContourVoxels.of(given, shape)

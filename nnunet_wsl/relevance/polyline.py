@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_wsl.contours import PlacedContour
-from nnunet_wsl.relevance.transform import Box, minimum_by_block, reach_vox, spacing_zyx
+from nnunet_wsl.relevance.transform import Box, minimum_by_block, spacing_and_margin, with_slices
 
 
 def polyline_distance(
@@ -45,18 +45,18 @@ def polyline_distance(
     Raises
     ------
     ValueError
-        If a spacing or the cut-off is not positive, or a contour lies in a slice that the image does not have.
+        If a spacing or the cut-off is not positive, the spacings are not as many as the image's axes, there is no such
+        search, or a contour lies in a slice that the image does not have.
     """
-    shape = tuple(shape)
-    distance_mm = np.full(shape if len(shape) == 3 else (1, *shape), np.inf, dtype=np.float32)
-    for box, distance_mm2 in distance_by_block(contours, distance_mm.shape, spacing_mm, cutoff_mm, search):
+    distance_mm = np.full(with_slices(shape), np.inf, dtype=np.float32)
+    for box, distance_mm2 in distance_by_block(contours, shape, spacing_mm, cutoff_mm, search):
         distance_mm[box] = np.sqrt(distance_mm2)
-    return distance_mm.reshape(shape)
+    return distance_mm.reshape(tuple(shape))
 
 
 def distance_by_block(
     contours: Sequence[PlacedContour],
-    shape_zyx: Sequence[int],
+    shape: Sequence[int],
     spacing_mm: Sequence[float],
     cutoff_mm: float,
     search: Literal["volume", "slice"],
@@ -65,8 +65,8 @@ def distance_by_block(
 
     Parameters
     ----------
-    contours, shape_zyx, spacing_mm, cutoff_mm, search
-        As for `polyline_distance`, but a 2D image has one slice.
+    contours, shape, spacing_mm, cutoff_mm, search
+        As for `polyline_distance`.
 
     Yields
     ------
@@ -75,16 +75,15 @@ def distance_by_block(
     distance_mm2 : ndarray of float32, shape (z, y, x)
         Squared, infinite beyond the cut-off.
     """
-    spacing = np.array(spacing_zyx(spacing_mm, shape_zyx))
-    if not cutoff_mm > 0:
-        raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
+    shape_zyx = with_slices(shape)
+    spacing_zyx, margin = spacing_and_margin(tuple(spacing_mm), tuple(shape), cutoff_mm, search)
+    spacing = np.array(spacing_zyx)
     drawn = np.unique([contour.slice_index for contour in contours]).astype(np.int64)
     if not len(drawn):
         return
     if drawn[0] < 0 or drawn[-1] >= shape_zyx[0]:
         raise ValueError(f"contours in slices {drawn[0]} to {drawn[-1]} of an image of {shape_zyx[0]} slices")
     segments_vox = [np.concatenate([_segments(one) for one in contours if one.slice_index == k]) for k in drawn]
-    margin = reach_vox(tuple(spacing), cutoff_mm)
     ends_yx = np.concatenate(segments_vox).reshape(-1, 2)
     low_yx = np.clip(np.floor(ends_yx.min(axis=0)).astype(np.int64) - margin[1:], 0, shape_zyx[1:])
     high_yx = np.clip(np.ceil(ends_yx.max(axis=0)).astype(np.int64) + margin[1:] + 1, 0, shape_zyx[1:])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_block
+from nnunet_wsl.relevance.transform import ContourVoxels, nearest_by_block, spacing_zyx
 
 SIGMA_PER_RADIUS = 0.25
 """sigma_mm of an object as a part of its radius: at its centre, the Gaussian relevance has fallen to nothing."""
@@ -59,10 +59,13 @@ class CaseFingerprint:
         In the order of the array axes.
     objects : tuple of ObjectFingerprint or None
         One per object; None if the object has no contour in this case.
+    num_channels : int
+        Image channels of which the intensities were measured.
     """
 
     spacing_mm: tuple[float, ...]
     objects: tuple[ObjectFingerprint | None, ...]
+    num_channels: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fingerprint as JSON-able values."""
@@ -77,6 +80,7 @@ class CaseFingerprint:
                 one and ObjectFingerprint(one["radius_mm"], tuple(one["along"]), tuple(one["across"]))
                 for one in values["objects"]
             ),
+            values["num_channels"],
         )
 
 
@@ -103,6 +107,11 @@ def case_fingerprint(
     -------
     CaseFingerprint
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, or the spacings are not one positive number per axis of the image.
+
     Notes
     -----
     Differences across the contours are measured within `BAND_VOX` voxels of them and within their slices: thick
@@ -114,8 +123,10 @@ def case_fingerprint(
     for k, given in enumerate(contour_voxels):
         mask = None if masks is None else np.asarray(masks[k], dtype=np.bool_)
         voxels = ContourVoxels.of(given, shape if mask is None else mask.shape)
+        spacing_zyx(spacing_mm, voxels.shape)
         objects.append(_object_fingerprint(channels, mask, voxels, spacing_mm) if len(voxels.index_zyx) else None)
-    return CaseFingerprint(tuple(float(spacing) for spacing in spacing_mm), tuple(objects))
+    num_channels = 0 if channels is None else len(channels)
+    return CaseFingerprint(tuple(float(spacing) for spacing in spacing_mm), tuple(objects), num_channels)
 
 
 def plan_scales(
@@ -143,7 +154,7 @@ def plan_scales(
     intensity_scale : tuple of float
         One per image channel: the median over cases and objects of sqrt(along * across). Differences along the
         contours, of one tissue, stay below it where differences across them, to another, lie above. Objects whose
-        intensities do not vary do not count; if none does, the scale is 1.
+        intensities do not vary do not count; if none does, or no object has a contour, the scale is 1.
     cutoff_mm : tuple of float
         One per object: three times sigma_mm.
 
@@ -168,10 +179,13 @@ def plan_scales(
         spacing_mm = float(np.median([max(fingerprint.spacing_mm[-2:]) for fingerprint in fingerprints]))
         radii_mm = [float(np.median([one.radius_mm for one in cases])) for cases in present]
         sigma_mm = [max(SIGMA_PER_RADIUS * radius_mm, spacing_mm) for radius_mm in radii_mm]
+    measured = [one for cases in present for one in cases]
+    # The shape holds without any contour too.
     along, across = (
-        np.array([getattr(one, name) for cases in present for one in cases]).T for name in ("along", "across")
+        np.array([getattr(one, name) for one in measured]).reshape(len(measured), fingerprints[0].num_channels)
+        for name in ("along", "across")
     )
-    typical = np.sqrt(along * across)
+    typical = np.sqrt(along * across).T
     intensity_scale = tuple(float(np.median(scales[scales > 0])) if scales.any() else 1.0 for scales in typical)
     return tuple(sigma_mm), intensity_scale, tuple(CUTOFF_PER_SIGMA * sigma for sigma in sigma_mm)
 

@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from nnunet_wsl.relevance.settings import Search
 
 Box = tuple[slice, slice, slice]
 
@@ -41,14 +43,19 @@ class ContourVoxels:
 
     Parameters
     ----------
-    shape_zyx : tuple of int
-        Shape of the image; a 2D image has one slice.
+    shape : tuple of int
+        Shape of the image, (z, y, x) or (y, x).
     index_zyx : ndarray of int64, shape (N, 3)
         In lexicographic order, each once.
     """
 
-    shape_zyx: tuple[int, int, int]
+    shape: tuple[int, ...]
     index_zyx: NDArray[np.int64]
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Shape of the image; a 2D image has one slice."""
+        return with_slices(self.shape)
 
     @classmethod
     def of(cls, contour_voxels: ArrayLike, shape: Sequence[int] | None = None) -> ContourVoxels:
@@ -74,15 +81,13 @@ class ContourVoxels:
                 raise ValueError("contour voxels given as indices need the image's shape")
             shape = given.shape
         shape = tuple(shape)
-        if len(shape) not in (2, 3):
-            raise ValueError(f"an image has two or three axes, not {len(shape)}")
-        shape_zyx = (shape[0] if len(shape) == 3 else 1, shape[-2], shape[-1])
+        shape_zyx = with_slices(shape)
         if is_mask:
             if given.shape != shape:
                 raise ValueError(f"contour voxels of shape {given.shape} do not fit an image of shape {shape}")
-            return cls(shape_zyx, np.stack(np.unravel_index(np.flatnonzero(given), shape_zyx), axis=1))
+            return cls(shape, np.stack(np.unravel_index(np.flatnonzero(given), shape_zyx), axis=1))
         if given.size == 0:
-            return cls(shape_zyx, np.empty((0, 3), dtype=np.int64))
+            return cls(shape, np.empty((0, 3), dtype=np.int64))
         if given.ndim != 2 or given.shape[1] != len(shape) or given.dtype.kind not in "iu":
             raise ValueError(
                 f"contour voxels must be bool of shape {shape} or integer indices of shape (N, {len(shape)}), not "
@@ -93,7 +98,7 @@ class ContourVoxels:
         inside, in_order = _examine(index, shape_zyx)
         if not inside:
             raise ValueError(f"contour voxels lie outside the image of shape {shape}")
-        return cls(shape_zyx, index if in_order else np.unique(index, axis=0))
+        return cls(shape, index if in_order else np.unique(index, axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +166,7 @@ def nearest_contour(
     Raises
     ------
     ValueError
-        If the arguments do not fit together, or a spacing or the cut-off is not positive.
+        If the arguments do not fit together, a spacing or the cut-off is not positive, or there is no such search.
 
     Notes
     -----
@@ -185,7 +190,7 @@ def nearest_contour(
         index_zyx[(slice(None), *nearest.box)] = np.where(
             np.isfinite(distance), voxels.index_zyx.T[:, nearest.reference()], -1
         )
-    if len(spacing_mm) == 2:
+    if len(voxels.shape) == 2:
         return distance_mm[0], index_zyx[1:, 0]
     return distance_mm, index_zyx
 
@@ -221,7 +226,8 @@ def nearest_by_block(
     Raises
     ------
     ValueError
-        If a spacing or the cut-off is not positive, or the spacings are not as many as the image's axes.
+        If a spacing or the cut-off is not positive, the spacings are not as many as the image's axes, or there is no
+        such search.
     """
     low, high, reach, metric = measure(voxels, spacing_mm, cutoff_mm, search, with_reference=with_reference)
     index = voxels.index_zyx
@@ -272,7 +278,7 @@ def measure(
     ValueError
         As `nearest_by_block`.
     """
-    spacing, margin = _spacing_and_margin(tuple(spacing_mm), voxels.shape_zyx, cutoff_mm)
+    spacing, margin = spacing_and_margin(tuple(spacing_mm), voxels.shape, cutoff_mm, search)
     first, last = _bounding_box(voxels.index_zyx)
     low = [max(a - n, 0) for a, n in zip(first, margin, strict=True)]
     high = [min(b + n + 1, size) for b, n, size in zip(last, margin, voxels.shape_zyx, strict=True)]
@@ -345,30 +351,34 @@ def minimum_by_block(
                 yield (slice(z, z_stop), slice(y, y_stop), slice(low[2], high[2])), keys
 
 
-def spacing_zyx(spacing_mm: Sequence[float], shape_zyx: Sequence[int]) -> tuple[float, ...]:
-    """Check the spacing, and give the one slice of a 2D image one; ValueError if it is not positive."""
+def with_slices(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Shape (z, y, x) of an image, one slice for a 2D image; ValueError if it has other than two or three axes."""
+    if len(shape) not in (2, 3):
+        raise ValueError(f"an image has two or three axes, not {len(shape)}")
+    return (shape[0] if len(shape) == 3 else 1, shape[-2], shape[-1])
+
+
+def spacing_zyx(spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:
+    """Check the spacing of an image, and give the one slice of a 2D image one; ValueError if it does not fit."""
     spacing = tuple(map(float, spacing_mm))
-    if len(spacing) == 2 and shape_zyx[0] == 1:
-        spacing = (spacing[0], *spacing)
-    if len(spacing) != 3 or not all(0 < one < math.inf for one in spacing):
-        raise ValueError(f"expected one positive spacing per axis of the image, not {tuple(spacing_mm)}")
-    return spacing
+    if len(spacing) != len(shape) or not all(0 < one < math.inf for one in spacing):
+        raise ValueError(
+            f"expected one positive spacing per axis of an image of {len(shape)} axes, found {len(spacing)}: {spacing}"
+        )
+    return spacing if len(spacing) == 3 else (spacing[0], *spacing)
 
 
 @lru_cache
-def _spacing_and_margin(
-    spacing_mm: tuple[float, ...], shape_zyx: tuple[int, int, int], cutoff_mm: float
+def spacing_and_margin(
+    spacing_mm: tuple[float, ...], shape: tuple[int, ...], cutoff_mm: float, search: Literal["volume", "slice"]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Check spacing and cut-off, which the objects of an image share; the spacing (z, y, x) and the cut-off's reach."""
-    spacing = spacing_zyx(spacing_mm, shape_zyx)
+    """Check what the objects of an image share; the spacing and how many voxels the cut-off reaches, both (z, y, x)."""
+    spacing = spacing_zyx(spacing_mm, shape)
     if not cutoff_mm > 0:
         raise ValueError(f"the cut-off must be positive, not {cutoff_mm} mm")
-    return spacing, reach_vox(spacing, cutoff_mm)
-
-
-def reach_vox(spacing_mm: Sequence[float], cutoff_mm: float) -> tuple[int, ...]:
-    """Voxels that the cut-off reaches along each axis."""
-    return tuple(int(min(cutoff_mm / spacing * (1 + _RATIO_TOLERANCE), 2**31)) for spacing in spacing_mm)
+    if search not in get_args(Search):
+        raise ValueError(f"the search must be one of {', '.join(get_args(Search))}, not {search!r}")
+    return spacing, tuple(int(min(cutoff_mm / one * (1 + _RATIO_TOLERANCE), 2**31)) for one in spacing)
 
 
 @dataclass(frozen=True, eq=False)

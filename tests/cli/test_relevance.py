@@ -107,9 +107,11 @@ def test_colour_image_of_two_axes(tmp_path):
         ({"--sigma-mm": "0"}, "sigma_mm must be positive"),
         ({"--exact": None}, "--exact needs polylines"),
         ({"--mode": "both", "--intensity-scale": ("1", "2")}, "--intensity-scale has 2 values; expected 1"),
+        ({"--intensity-scale": "5"}, "--intensity-scale has no effect in mode 'distance'"),
+        ({"--mode": "intensity", "--sigma-mm": "5"}, "--sigma-mm has no effect in mode 'intensity'"),
         ({"image": "nowhere.nii.gz"}, "nowhere.nii.gz: cannot be read: there is no such file"),
         ({"labels": "nowhere.nii.gz"}, "nowhere.nii.gz: cannot be read"),
-        ({"-o": "labels.nii.gz"}, "labels.nii.gz exists. Pass --overwrite"),
+        ({"image": "labels.nii.gz", "-o": "image.nii.gz"}, "image.nii.gz exists. Pass --overwrite"),
         ({"-o": "nowhere/map.nii.gz"}, "The folder of"),
         ({"-o": "map.txt"}, "map.txt: maps cannot be written in this format"),
         # Formats of two files, which a rename tears apart; MINC crashes on several maps.
@@ -131,6 +133,43 @@ def test_bad_input_is_said_and_leaves_nothing(files, tmp_path, capsys, monkeypat
     assert main(command) == 2
     assert message in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+@pytest.mark.parametrize("out", ["image.nii.gz", "labels.nii.gz", "sub/../labels.nii.gz", "link.nii.gz"])
+def test_an_input_is_never_replaced(tmp_path, capsys, monkeypatch, out, options):
+    """It is not even read: these are no images."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("image.nii.gz", "labels.nii.gz"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.nii.gz").symlink_to("labels.nii.gz")
+    assert main(["relevance", "image.nii.gz", "labels.nii.gz", "-o", out, *options]) == 2
+    assert f"{out} is an input, too. Choose another --output." in capsys.readouterr().err
+    for name in ("image.nii.gz", "labels.nii.gz"):
+        assert (tmp_path / name).read_text() == name
+    assert (tmp_path / "link.nii.gz").is_symlink()
+
+
+def test_only_scales_that_are_used_are_printed(files, tmp_path, capsys):
+    """The cut-off counts in mode intensity, too."""
+    command = ["relevance", files["image"], files["labels"], "--object", "3", "--cutoff-mm", "4", "-o"]
+    assert main([*command, str(tmp_path / "distance.nii.gz"), "--sigma-mm", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  3: sigma 2 mm, cut-off 4 mm"]
+    intensity = ["--mode", "intensity", "--intensity-scale", "7"]
+    assert main([*command, str(tmp_path / "intensity.nii.gz"), *intensity]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  3: cut-off 4 mm", "  intensity scale: 7"]
+
+
+@pytest.mark.parametrize("mode", ["distance", "both"])
+@pytest.mark.parametrize("which", ["image", "labels"])
+def test_complex_numbers_are_refused(files, tmp_path, capsys, mode, which):
+    odd = tmp_path / "complex.nii.gz"
+    sitk.WriteImage(sitk.Cast(sitk.ReadImage(files[which]), sitk.sitkComplexFloat32), str(odd))
+    out = tmp_path / "map.nii.gz"
+    assert main(["relevance", *(files | {which: str(odd)}).values(), "-o", str(out), "--mode", mode]) == 2
+    assert "complex.nii.gz: its voxels are complex numbers; expected real ones." in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_label_map_on_another_grid_is_refused(files, labels, tmp_path, capsys):

@@ -830,15 +830,21 @@ def test_no_structure_set(source, raw):
 
 def test_scales_that_do_not_fit_the_labels(source, raw):
     write_patient(source / "ann")
-    settings = ConversionSettings(sigma_mm=(1.0, 2.0), intensity_scale=(-1.0,))
+    settings = ConversionSettings(relevance_mode="both", sigma_mm=(1.0, 2.0), intensity_scale=(-1.0,))
     count, sign = problems_of(source, raw, settings=settings)
     assert "--sigma-mm has 2 values; expected 1" in count
     assert "--intensity-scale -1.0 is not a positive number" in sign
 
 
+def test_an_intensity_scale_that_the_mode_ignores(source, raw):
+    write_patient(source / "ann")
+    problem = only_problem_of(source, raw, settings=ConversionSettings(intensity_scale=(5.0,)))
+    assert "--intensity-scale has no effect in --relevance-mode distance" in problem
+
+
 def test_scales_out_of_range(source, raw):
     write_patient(source / "ann")
-    settings = ConversionSettings(sigma_mm=(1e-30,), intensity_scale=(1e-300,))
+    settings = ConversionSettings(relevance_mode="both", sigma_mm=(1e-30,), intensity_scale=(1e-300,))
     sigma, scale = problems_of(source, raw, settings=settings)
     assert sigma == "--sigma-mm 1e-30 is not a positive number from 1e-06 to 1e+06."
     assert scale == "--intensity-scale 1e-300 is not a positive number from 1e-30 to 1e+300."

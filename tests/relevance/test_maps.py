@@ -228,6 +228,16 @@ def test_indices_without_image_need_the_shape():
         relevance_maps(None, [[[0, 0, 0]]], SPACING_MM, one_object())
 
 
+@pytest.mark.parametrize("maps", [relevance_maps, partial(relevance_maps_on_device, device="cpu")])
+@pytest.mark.parametrize("contour", [[], [[0, 0]]])
+def test_spacings_of_another_number_of_axes_are_refused(maps, contour):
+    with pytest.raises(ValueError, match="per axis of an image of 2 axes, found 3"):
+        maps(np.zeros((1, 4, 5)), [contour], SPACING_MM, one_object())
+    indices = [[0, *index] for index in contour]
+    with pytest.raises(ValueError, match="per axis of an image of 3 axes, found 2"):
+        maps(np.zeros((1, 1, 4, 5)), [indices], SPACING_MM[1:], one_object())
+
+
 def test_fusions_by_hand():
     maps = np.array([[0.5, 1.0, 0.0, 0.2], [0.5, 0.3, 0.0, 0.4]], dtype=np.float32)
     np.testing.assert_allclose(fuse(maps), [0.5, 1.0, 0.0, 0.4])

@@ -87,3 +87,21 @@ def test_a_contour_in_a_slice_that_is_not_there_is_refused():
     contour = PlacedContour("GTV", "GTV", True, 5, np.eye(2))
     with pytest.raises(ValueError, match="slices 5 to 5 of an image of 5 slices"):
         polyline_distance([contour], SHAPE, SPACING_MM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"search": "slices"}, "search must be one of volume, slice, not 'slices'"),
+        ({"spacing_mm": SPACING_MM[1:]}, "per axis of an image of 3 axes, found 2"),
+        ({"spacing_mm": SPACING_MM[1:], "shape": (1, 7, 11)}, "per axis of an image of 3 axes, found 2"),
+        ({"shape": SHAPE[1:]}, "per axis of an image of 2 axes, found 3"),
+        ({"shape": (2, *SHAPE), "spacing_mm": (1.0, *SPACING_MM)}, "two or three axes, not 4"),
+        ({"spacing_mm": (3.0, 0.0, 1.1)}, "one positive spacing per axis"),
+        ({"cutoff_mm": 0.0}, "cut-off must be positive"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments, message):
+    sensible = {"contours": [], "shape": SHAPE, "spacing_mm": SPACING_MM}
+    with pytest.raises(ValueError, match=message):
+        polyline_distance(**(sensible | arguments))

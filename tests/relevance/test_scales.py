@@ -14,7 +14,8 @@ SPACING_MM = (3.0, 0.7, 1.1)
 
 
 def case(spacing_mm, *objects):
-    return CaseFingerprint(spacing_mm, tuple(one and ObjectFingerprint(*one) for one in objects))
+    (num_channels,) = {len(one[1]) for one in objects if one}
+    return CaseFingerprint(spacing_mm, tuple(one and ObjectFingerprint(*one) for one in objects), num_channels)
 
 
 def disc(shape_yx, centre_yx, radius_mm, spacing_yx):
@@ -58,7 +59,13 @@ def test_what_is_given_is_not_planned():
     """The intensity scale comes from the object that has contours: sqrt(1 * 4)."""
     cases = [case((1.0, 1.0), (5.0, (1.0,), (4.0,)), None)]
     assert plan_scales(cases, sigma_mm=[2.0, 3.0]) == ((2.0, 3.0), (2.0,), (6.0, 9.0))
-    assert plan_scales([case((1.0, 1.0), None)], sigma_mm=[2.0]) == ((2.0,), (), (6.0,))
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_without_any_contour_each_channel_gets_1(channels):
+    nothing, image = np.zeros((4, 5), dtype=bool), np.random.default_rng(0).normal(size=(channels, 4, 5))
+    fingerprint = case_fingerprint(image if channels else None, [nothing], [nothing], (0.7, 1.1))
+    assert plan_scales([fingerprint] * 2, sigma_mm=[2.0]) == ((2.0,), (1.0,) * channels, (6.0,))
 
 
 def test_radius_of_discs_whatever_their_number_and_the_spacing():
@@ -94,7 +101,7 @@ def test_spread_along_and_difference_across_an_edge():
     assert 60 < found.across[1] < 80
     # The difference of two normal variables: median |N(0, 2 * 9)| = 0.6745 * sqrt(2) * 3.
     assert found.across[2] == pytest.approx(0.6745 * math.sqrt(2) * 3.0, rel=0.3)
-    _, (_, scale, noise_scale), _ = plan_scales([CaseFingerprint((0.7, 1.1), (found,))])
+    _, (_, scale, noise_scale), _ = plan_scales([CaseFingerprint((0.7, 1.1), (found,), 3)])
     assert found.along[1] < scale < found.across[1]
     assert 2.0 < noise_scale < 4.5
 
@@ -118,6 +125,12 @@ def test_contours_that_enclose_nothing_get_the_smallest_sigma():
     fingerprint = case_fingerprint(np.ones((1, 5, 7, 11)), None, [line], SPACING_MM)
     assert fingerprint.objects[0].radius_mm == 0
     assert plan_scales([fingerprint]) == ((1.1,), (1.0,), pytest.approx((3.3,)))
+
+
+@pytest.mark.parametrize("contour", [[], [[1, 2]]])
+def test_spacings_of_another_number_of_axes_are_refused(contour):
+    with pytest.raises(ValueError, match="per axis of an image of 2 axes, found 3"):
+        case_fingerprint(None, [np.ones((4, 5), dtype=bool)], [contour], SPACING_MM)
 
 
 def test_fingerprints_survive_json():

@@ -204,11 +204,15 @@ def test_sparse_slices_with_gaps_wider_than_the_cut_off():
         ({"contour_voxels": np.array([[0, 0, 1]]), "shape": None}, "need the image's shape"),
         ({"contour_voxels": np.ones((5, 7), dtype=bool)}, "do not fit"),
         ({"contour_voxels": np.ones((1, 1, 1, 1), dtype=bool), "shape": None}, "two or three axes"),
-        ({"spacing_mm": (3.0, 0.7)}, "one positive spacing per axis"),
+        ({"spacing_mm": (3.0, 0.7)}, "per axis of an image of 3 axes, found 2"),
+        ({"spacing_mm": (3.0, 0.7), "shape": (1, 7, 11)}, "per axis of an image of 3 axes, found 2"),
+        ({"contour_voxels": np.ones((4, 4), dtype=bool), "shape": None}, "per axis of an image of 2 axes, found 3"),
+        ({"contour_voxels": [], "shape": (7, 11)}, "per axis of an image of 2 axes, found 3"),
         ({"spacing_mm": (3.0, 0.0, 1.1)}, "one positive spacing per axis"),
         ({"spacing_mm": (3.0, math.nan, 1.1)}, "one positive spacing per axis"),
         ({"cutoff_mm": 0.0}, "cut-off must be positive"),
         ({"cutoff_mm": math.nan}, "cut-off must be positive"),
+        ({"search": "slices"}, "search must be one of volume, slice, not 'slices'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message):
