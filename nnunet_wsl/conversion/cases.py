@@ -394,7 +394,13 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
         for value in values or ()
         if not low <= value <= high
     ]
-    if settings.relevance_mode == "distance" and settings.intensity_scale is not None:
+    if settings.relevance == "none":
+        problems += [
+            f"{option} has no effect with --relevance none. Leave one of them out."
+            for option, given in (("--sigma-mm", settings.sigma_mm), ("--intensity-scale", settings.intensity_scale))
+            if given is not None
+        ]
+    elif settings.relevance_mode == "distance" and settings.intensity_scale is not None:
         problems.append(
             "--intensity-scale has no effect in --relevance-mode distance. Leave it out, or choose --relevance-mode "
             "intensity or both."

@@ -319,6 +319,8 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:
             f"'{path}' has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values per "
             "voxel; expected 3 and 1. Split it."
         )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"'{path}' has complex numbers; expected real ones. Convert them, for example to magnitudes.")
     width, height, depth = image.GetSize()
     direction = np.array(image.GetDirection()).reshape(3, 3)
     try:

@@ -343,3 +343,15 @@ def test_hippocampus(raw, tmp_path):
         np.testing.assert_array_equal(labels[determined], truth[determined])
         inside = np.flatnonzero((truth > 0).any(axis=(1, 2)))
         assert 0.2 < determined[inside].all(axis=(1, 2)).mean() < 0.35
+
+
+@pytest.mark.parametrize("name", ["imagesTr/ann_0001", "labelsTr/bob"])
+def test_complex_numbers_are_refused(source, raw, name):
+    path = source / f"{name}.nii.gz"
+    image = sitk.ReadImage(str(path))
+    complex_image = sitk.Cast(image, sitk.sitkComplexFloat32)
+    complex_image.CopyInformation(image)
+    sitk.WriteImage(complex_image, str(path))
+    with pytest.raises(InputError, match=f"{path.name}' has complex numbers"):
+        convert(source)
+    assert not list(raw.iterdir())

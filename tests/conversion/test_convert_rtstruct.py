@@ -836,6 +836,16 @@ def test_scales_that_do_not_fit_the_labels(source, raw):
     assert "--intensity-scale -1.0 is not a positive number" in sign
 
 
+def test_scales_of_no_relevance(source, raw):
+    write_patient(source / "ann")
+    settings = ConversionSettings(relevance="none", sigma_mm=(2.0,), intensity_scale=(5.0,))
+    with pytest.raises(InputError) as caught:
+        convert_rtstruct(source, 501, "Test", settings=settings)
+    assert [problem.split(" has no effect")[0] for problem in caught.value.problems] == [
+        "--sigma-mm", "--intensity-scale"
+    ]  # fmt: skip
+
+
 def test_an_intensity_scale_that_the_mode_ignores(source, raw):
     write_patient(source / "ann")
     problem = only_problem_of(source, raw, settings=ConversionSettings(intensity_scale=(5.0,)))
