@@ -224,17 +224,8 @@ def section(path: Path) -> str:
         "",
         table(study),
     ]
-    if any(len(seed_means(study["runs"], arm, "dice")) > 1 for arm in arms_of(study)):
-        lines += ["", "Mean over the test cases of each seed; ± is the standard deviation over the seeds."]
     if study.get("comparisons"):
-        lines += [
-            "",
-            "Paired over cases, each with its mean over seeds and labels; in brackets the 95 % bootstrap interval over "
-            "cases; p of the two-sided Wilcoxon signed-rank test, not corrected for the number of rows. Both "
-            "speak of the networks that were trained; what another seed would do, the last column shows.",
-            "",
-            comparisons(study),
-        ]
+        lines += ["", comparisons(study)]
     if {"dense-stock", "dense-wsl"} <= arms_of(study).keys():
         lines += ["", speed(study, "dense-wsl", "dense-stock")]
     if len({run["share_drawn"] for run in study["runs"]}) > 1:
