@@ -254,8 +254,8 @@ def predict_relevance(
     Raises
     ------
     InputError
-        If images or model are not fit, the output is the folder of the images, or it has results already and neither
-        `continue_prediction` nor `overwrite` is set, or another model made those to continue.
+        If images or model are not fit, the output is the folder of the images, or it has maps already and neither
+        `continue_prediction` nor `overwrite` is set, or another model made maps that stay.
     """
     if output.resolve() == images.resolve():
         raise InputError(
@@ -275,7 +275,8 @@ def predict_relevance(
             f"-o '{output}' has {len(existing)} files of these names already, for example '{existing[-1].name}'. Pass "
             "--continue_prediction to keep them, --overwrite to replace them, or choose another folder."
         )
-    if existing and not overwrite:
+    staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(written if overwrite else ())
+    if staying or (existing and not overwrite):
         _check_same_model(record, predictor.record)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -358,7 +359,7 @@ def _header_problem(path: Path) -> str | None:
 
 def _check_same_model(path: Path, record: Mapping[str, Any]) -> None:
     """Check that the maps beside ``relevance.json`` are of the same model."""
-    remedy = "Pass --overwrite instead of --continue_prediction to replace them, or choose another folder with -o."
+    remedy = "Choose another folder with -o, or remove these maps; --overwrite removes those of the cases in -i."
     try:
         former = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:

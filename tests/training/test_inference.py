@@ -283,6 +283,19 @@ def test_maps_of_another_model_are_not_kept(tmp_path, images, model, capsys):
     assert "relevance.json" in problem
 
 
+@pytest.mark.parametrize("other", ["b_0000.nii.gz", "a_0002.nii.gz"])  # of another case, or of one object more
+def test_maps_that_stay_are_not_said_to_be_of_another_model(tmp_path, images, model, capsys, other):
+    out = tmp_path / "out"
+    assert predict(images, out, model) == 0
+    shutil.copy(out / "a_0000.nii.gz", out / other)
+    before = contents(out)
+    (problem,) = refused(capsys, images, out, write_model(tmp_path / "other", seed=2), "--overwrite")
+    assert "weights_sha256" in problem
+    assert contents(out) == before
+    assert predict(images, out, model, "--overwrite") == 0
+    assert contents(out) == before
+
+
 def test_an_interrupted_replacement_mixes_no_models(tmp_path, images, model, capsys):
     out = tmp_path / "out"
     write_image(images / "b_0000.nii.gz")
