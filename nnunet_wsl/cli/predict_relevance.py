@@ -22,7 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds to average (default: 0)")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
     parser.add_argument("-device", choices=("cpu", "cuda", "mps"), default="cuda", help="default: %(default)s")
-    parser.add_argument("--continue_prediction", action="store_true", help="keep the maps that are there already")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--continue_prediction", action="store_true", help="keep the maps that are there already")
+    existing.add_argument("--overwrite", action="store_true", help="replace the maps that are there already")
     parser.set_defaults(func=run)
 
 
@@ -33,8 +35,9 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_wsl.errors import InputError
     from nnunet_wsl.training.inference import predict_relevance
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("No CUDA device found. Add: -device cpu (or mps).")
+    backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    if args.device != "cpu" and not backends[args.device].is_available():
+        raise InputError(f"No {args.device} device found. Add: -device cpu.")
     written = predict_relevance(
         args.i,
         args.o,
@@ -43,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=args.chk,
         device=torch.device(args.device),
         continue_prediction=args.continue_prediction,
+        overwrite=args.overwrite,
     )
     print(f"{len(written)} relevance maps in {args.o}; relevance.json says which object is which.")
     return 0

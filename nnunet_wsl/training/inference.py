@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
-from collections.abc import Sequence
+import pickle
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.network import RelevanceHead
+
+# nnU-Net's readers whose arrays can be laid back on the grid of the file.
+_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO")
 
 
 class _RelevanceOutput(nn.Module):
@@ -47,43 +58,69 @@ class RelevancePredictor:
     device : torch.device
         Where to predict.
 
+    Attributes
+    ----------
+    objects : tuple of str
+        The object of each map.
+    record : dict
+        What makes the maps, without a path of this machine: for ``relevance.json``.
+
     Raises
     ------
     InputError
-        If a checkpoint is missing or has no relevance head.
+        If a file of the model is missing, or a checkpoint is damaged or has no relevance head.
     NotImplementedError
-        For the second stage of a cascade.
+        For the second stage of a cascade, or a reader of images other than those known to be laid back right.
     """
 
     def __init__(self, model: Path, folds: Sequence[int | str], checkpoint: str, device: torch.device) -> None:
-        paths = [model / f"fold_{fold}" / checkpoint for fold in folds]
-        missing = [path for path in paths if not path.is_file()]
+        names = sorted(map(str, folds))
+        paths = [model / f"fold_{fold}" / checkpoint for fold in names]
+        missing = [path for path in (model / "dataset.json", model / "plans.json", *paths) if not path.is_file()]
         if missing:
             raise InputError(
-                f"Checkpoint '{path}' does not exist. Choose folds and -chk of a training." for path in missing
+                f"'{path}' does not exist. Give the folder of a trained model with -m, and its folds and checkpoint "
+                "with -f and -chk."
+                for path in missing
             )
-        heads = [
-            torch.load(path, map_location="cpu", weights_only=False, mmap=True).get("relevance_head") for path in paths
-        ]
-        without = [path for path, head in zip(paths, heads, strict=True) if head is None]
-        if without:
-            raise InputError(
-                f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer." for path in without
-            )
+        loaded = [_load_head(path) for path in paths]
+        problems = [head for head in loaded if isinstance(head, str)]
+        if problems:
+            raise InputError(problems)
+        heads = [head for head in loaded if not isinstance(head, str)]
         if len({tuple(head["objects"]) for head in heads}) > 1:
             raise InputError(
-                f"The folds {', '.join(map(str, folds))} in '{model}' have relevance maps of different objects: they "
+                f"The folds {', '.join(names)} in '{model}' have relevance maps of different objects: they "
                 "were trained on different conversions. Choose folds of the same one with -f."
             )
         self.objects: tuple[str, ...] = tuple(heads[0]["objects"])
         self._weights_of_heads = [head["weights"] for head in heads]
         self._predictor = nnUNetPredictor(device=device, allow_tqdm=False)
-        self._predictor.initialize_from_trained_model_folder(str(model), tuple(map(str, folds)), checkpoint)
+        self._predictor.initialize_from_trained_model_folder(str(model), tuple(names), checkpoint)
+        plans = self._predictor.plans_manager
+        reader = plans.plans["image_reader_writer"]
+        if reader not in _READERS:
+            raise NotImplementedError(
+                f"The model '{model}' reads images with {reader}; relevance maps can be predicted with "
+                f"{', '.join(_READERS)}. Train with one of them as overwrite_image_reader_writer in dataset.json."
+            )
         if self._predictor.configuration_manager.previous_stage_name is not None:
             raise NotImplementedError(
                 "Relevance maps of a cascade's second stage are not supported. Predict with its 3d_lowres stage, or "
                 "train 3d_fullres alone."
             )
+        digest = hashlib.sha256()
+        for weights in self._weights_of_heads:
+            for rows in weights.values():
+                digest.update(rows.cpu().numpy().tobytes())
+        self.record: dict[str, Any] = {
+            "channel_names": {str(channel): name for channel, name in enumerate(self.objects)},
+            "dataset": plans.dataset_name,
+            "model": model.resolve().name,  # trainer, plans and configuration
+            "folds": names,
+            "checkpoint": checkpoint,
+            "weights_sha256": digest.hexdigest(),  # of the relevance rows: another training has others
+        }
         # nnU-Net compiles the network if nnUNet_compile says so.
         network = getattr(self._predictor.network, "_orig_mod", self._predictor.network)
         self._head = RelevanceHead(network, len(self.objects))
@@ -115,12 +152,31 @@ class RelevancePredictor:
         -------
         ndarray of float32, shape (R, z, y, x)
             Relevance in [0, 1] on the grid of the images, in the order of `objects`.
+
+        Raises
+        ------
+        InputError
+            If the images cannot be read, or do not fit together.
         """
         predictor = self._predictor
-        preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
-        data, _, properties = preprocessor.run_case(
-            [str(path) for path in images],
+        try:
+            for path in images:
+                if path.suffix == ".gz":
+                    # SimpleITK reads zeros, without an error, where the rest of such a file is missing.
+                    with gzip.open(path) as file:
+                        while file.read(2**24):
+                            pass
+            image, properties = predictor.plans_manager.image_reader_writer_class().read_images(list(map(str, images)))
+        except (OSError, RuntimeError, ValueError, AssertionError, EOFError, zlib.error, ImageFileError) as error:
+            names = ", ".join(f"'{path}'" for path in images)
+            raise InputError(
+                f"{names} cannot be read as the channels of one image ({_reason(error)}). Check that they are whole "
+                "and of one shape."
+            ) from error
+        data, _, properties = predictor.configuration_manager.preprocessor_class(verbose=False).run_case_npy(
+            image,
             None,
+            properties,
             predictor.plans_manager,
             predictor.configuration_manager,
             predictor.dataset_json,
@@ -139,7 +195,26 @@ class RelevancePredictor:
             return_probabilities=True,
             num_threads_torch=torch.get_num_threads(),
         )
+        affines = properties.get("nibabel_stuff", {})
+        if "reoriented_affine" in affines:
+            # The reader turned the image to RAS; back to the axes of the file, as when it writes a segmentation.
+            back = ornt_transform(axcodes2ornt("RAS"), io_orientation(affines["original_affine"]))
+            maps = np.stack([apply_orientation(values.T, back).T for values in maps])
         return np.asarray(maps, dtype=np.float32)
+
+
+def _load_head(path: Path) -> dict[str, Any] | str:
+    """Return what a checkpoint holds of its relevance head, or what is wrong with it."""
+    try:
+        head = torch.load(path, map_location="cpu", weights_only=False, mmap=True).get("relevance_head")
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        return f"Checkpoint '{path}' cannot be read ({_reason(error)}). Copy it again, or train again."
+    return head or f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer."
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last line of an error's message: libraries say there what is wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def predict_relevance(
@@ -151,22 +226,25 @@ def predict_relevance(
     checkpoint: str = "checkpoint_final.pth",
     device: torch.device | None = None,
     continue_prediction: bool = False,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Predict the relevance maps of all cases in a folder and write one NIfTI per case and object.
 
     The files are named as nnU-Net names channels, ``CASE_0000.nii.gz`` and so on; ``relevance.json`` says which object
-    each channel is.
+    each channel is and which model made them.
 
     Parameters
     ----------
     images : Path
         Folder with ``CASE_0000`` ... as for ``nnUNetv2_predict``.
     output : Path
-        Folder to write to.
+        Folder to write to, not that of the images.
     model, folds, checkpoint, device
         As for :class:`RelevancePredictor`.
     continue_prediction : bool
-        Keep the maps that are there already instead of predicting them again.
+        Keep the maps of this model that are there already instead of predicting them again.
+    overwrite : bool
+        Remove the maps of these cases that are there already and predict them again.
 
     Returns
     -------
@@ -176,39 +254,133 @@ def predict_relevance(
     Raises
     ------
     InputError
-        If there is no case or the checkpoint is not fit.
+        If images or model are not fit, the output is the folder of the images, or it has maps already and neither
+        `continue_prediction` nor `overwrite` is set, or another model made maps that stay.
     """
-    predictor = RelevancePredictor(model, folds, checkpoint, device or torch.device("cpu"))
-    ending = predictor.file_ending
-    found = get_identifiers_from_splitted_dataset_folder(str(images), ending) if images.is_dir() else ()
-    cases = [str(case) for case in found]
-    if not cases:
-        raise InputError(f"No images CASE_0000{ending} in '{images}'. Give the folder that nnUNetv2_predict reads.")
-    files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")) for case in cases}
-    wrong = {case: len(found) for case, found in files.items() if len(found) != predictor.num_image_channels}
-    if wrong:
+    if output.resolve() == images.resolve():
         raise InputError(
-            f"Case '{case}' has {count} channels in '{images}'; the model wants {predictor.num_image_channels}. Give "
-            "images as nnUNetv2_predict reads them, without relevance channels."
-            for case, count in wrong.items()
+            f"-o '{output}' is the folder of the images: maps are named like images and would overwrite them. Choose "
+            "another folder."
         )
-    output.mkdir(parents=True, exist_ok=True)
-    channels = {str(channel): name for channel, name in enumerate(predictor.objects)}
-    (output / "relevance.json").write_text(json.dumps({"channel_names": channels}, indent=1) + "\n")
-    written = []
-    for case in tqdm(cases, "Predicting relevance", delay=2, unit="case"):
-        paths = [output / f"{case}_{channel:04d}.nii.gz" for channel in range(len(predictor.objects))]
-        written += paths
-        if continue_prediction and all(path.exists() for path in paths):
+    predictor = RelevancePredictor(model, folds, checkpoint, device or torch.device("cpu"))
+    cases = _find_cases(images, predictor.file_ending, predictor.num_image_channels)
+    maps = {
+        case: [output / f"{case}_{channel:04d}.nii.gz" for channel in range(len(predictor.objects))] for case in cases
+    }
+    written = [path for paths in maps.values() for path in paths]
+    record = output / "relevance.json"
+    existing = [path for path in (record, *written) if path.exists()]
+    if existing and not (continue_prediction or overwrite):
+        raise InputError(
+            f"-o '{output}' has {len(existing)} files of these names already, for example '{existing[-1].name}'. Pass "
+            "--continue_prediction to keep them, --overwrite to replace them, or choose another folder."
+        )
+    staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(written if overwrite else ())
+    if staying or (existing and not overwrite):
+        _check_same_model(record, predictor.record)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            # Before the record changes: a run that is interrupted and continued must not keep another model's maps.
+            for path in existing:
+                path.unlink()
+        with _replacing(record) as partial:
+            partial.write_text(json.dumps(predictor.record, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"-o '{output}' cannot be written to ({error.strerror}). Choose another folder.") from error
+    for case, paths in tqdm(maps.items(), "Predicting relevance", delay=2, unit="case"):
+        if all(path.exists() for path in paths):
             continue
-        reference = sitk.ReadImage(str(files[case][0]))
-        for path, values in zip(paths, predictor.predict(files[case]), strict=True):
+        predicted = predictor.predict(cases[case])
+        reference = sitk.ReadImage(str(cases[case][0]))
+        for path, values in zip(paths, predicted, strict=True):
             volume = sitk.GetImageFromArray(values if reference.GetDimension() == 3 else values[0])
             volume.CopyInformation(reference)
-            partial = path.with_name(f".{path.name}")
-            try:
+            with _replacing(path) as partial:
                 sitk.WriteImage(volume, str(partial), useCompression=True)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
     return written
+
+
+def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[Path]]:
+    """Return the files of each case, one per image channel, whose headers can be read."""
+    files = (
+        sorted(
+            path
+            for path in images.iterdir()
+            if path.name.endswith(ending) and not path.name.startswith(".") and path.is_file()
+        )
+        if images.is_dir()
+        else []
+    )
+    if not files:
+        raise InputError(f"No images CASE_0000{ending} in '{images}'. Give the folder that nnUNetv2_predict reads.")
+    problems = []
+    cases: dict[str, list[Path]] = {}
+    for path in files:
+        match = re.fullmatch(r"(.+)_[0-9]{4}", path.name.removesuffix(ending))
+        if match:
+            cases.setdefault(match[1], []).append(path)
+        else:
+            problems.append(
+                f"'{path}' is not named CASE_dddd{ending}, where dddd is the image channel. Rename it, for example to "
+                f"{path.name.removesuffix(ending)}_0000{ending}, or move it away."
+            )
+    for case, found in cases.items():
+        expected = [images / f"{case}_{channel:04d}{ending}" for channel in range(num_channels)]
+        missing = [path.name for path in expected if path not in found]
+        if missing:
+            problems += [
+                f"Case '{case}': '{name}' is missing in '{images}'; the model wants {num_channels} channels. Add it."
+                for name in missing
+            ]
+        elif found != expected:
+            problems.append(
+                f"Case '{case}' has {len(found)} channels in '{images}'; the model wants {num_channels}. Give images "
+                "as nnUNetv2_predict reads them, without relevance channels."
+            )
+    problems += [problem for found in cases.values() for problem in map(_header_problem, found) if problem]
+    if problems:
+        raise InputError(problems)
+    return cases
+
+
+def _header_problem(path: Path) -> str | None:
+    """Say what is wrong with the header of an image."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        return f"'{path}' cannot be read as an image ({_reason(error)}). Write it again."
+    if reader.GetDimension() not in {2, 3}:
+        return f"'{path}' has {reader.GetDimension()} dimensions; expected 2 or 3. Write one image per file."
+    return None
+
+
+def _check_same_model(path: Path, record: Mapping[str, Any]) -> None:
+    """Check that the maps beside ``relevance.json`` are of the same model."""
+    remedy = "Choose another folder with -o, or remove these maps; --overwrite removes those of the cases in -i."
+    try:
+        former = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"'{path}' cannot be read ({error}): nothing says which model made the maps beside it. {remedy}"
+        ) from error
+    differences = [
+        f"{key} {json.dumps(former.get(key))}, now {json.dumps(record.get(key))}"
+        for key in {**record, **former}
+        if former.get(key) != record.get(key)
+    ]
+    if differences:
+        raise InputError(f"'{path}' tells of maps that were made otherwise: {'; '.join(differences)}. {remedy}")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give the name to write a file under; it is moved to its place when it is whole."""
+    partial = path.with_name(f".{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
