@@ -198,13 +198,13 @@ def speed(study: dict[str, Any], faster: str, stock: str) -> str:
         for arm in (faster, stock)
     }
     final = mean[stock][-1]
-    reached = np.flatnonzero(mean[faster] >= final)
+    first = {arm: np.flatnonzero(curve >= final) + 1 for arm, curve in mean.items()}
     titles = {arm: title_of(run) for arm, run in arms_of(study).items()}
-    start = f'Pseudo Dice on validation patches, mean over seeds: "{titles[stock]}" ends at {final:.3f}; '
-    if not len(reached):
-        return start + f'"{titles[faster]}" never gets there.'
-    total = len(mean[stock])
-    return start + f'"{titles[faster]}" first has that after {reached[0] + 1} of {total} epochs.'
+    start = (
+        f'Pseudo Dice on validation patches, mean over seeds: "{titles[stock]}" ends at {final:.3f}, and first has '
+        f'that after {first[stock][0]} of {len(mean[stock])} epochs; "{titles[faster]}" '
+    )
+    return start + (f"after {first[faster][0]}." if len(first[faster]) else "never gets there.")
 
 
 def section(path: Path) -> str:
