@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
+from scipy import ndimage
+from torch import nn
+from torch.nn.functional import cross_entropy
 
+from nnunet_wsl.training.loss import CombinedLoss
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
 from nnunet_wsl.training.trainer import WSLTrainer
 
@@ -97,3 +101,115 @@ class StudyWSLCrossEntropyDecay(StudyWSLCrossEntropy):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.loss.relevance_weight = self.relevance_weight * max(0.0, 1 - 2 * self.current_epoch / self.num_epochs)
+
+
+def _rebuilt(kind: type[CombinedLoss], loss: CombinedLoss) -> CombinedLoss:
+    return kind(
+        loss.second_difference,
+        loss.num_relevance,
+        loss.known_voxels,
+        loss.relevance_weight,
+        loss.mask_weight,
+        loss.voxel_difference,
+    )
+
+
+class FinestLevelOnly(CombinedLoss):
+    """Relevance without deep supervision: its coarser levels are computed, but teach nothing."""
+
+    def forward(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+        finest = len(output) // 2
+        coarser = [logits.detach() for logits in output[finest + 1 :]]
+        return super().forward([*output[: finest + 1], *coarser], target)
+
+
+class StudyWSLFinest(StudyWSL):
+    """Relevance without deep supervision."""
+
+    def _build_loss(self) -> CombinedLoss:
+        return _rebuilt(FinestLevelOnly, super()._build_loss())
+
+
+class FocusedLoss(CombinedLoss):
+    """With one more term: the cross-entropy of the mask, averaged over known voxels with the relevance as weight."""
+
+    def forward(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+        loss = super().forward(output, target)
+        mask = target[0][:, :1]
+        known = self.known_voxels(mask)
+        near = target[len(output) // 2][:, : self.num_relevance].amax(1, keepdim=True)
+        if known is not None:
+            near, mask = near * known, mask * known
+        difference = cross_entropy(output[0].float(), mask[:, 0].long(), reduction="none")
+        return loss + (near[:, 0] * difference).sum() / near.sum().clamp(min=1)
+
+
+class StudyWSLFocused(StudyWSL):
+    """Relevance as a target, and as the weight of the mask's cross-entropy."""
+
+    def _build_loss(self) -> CombinedLoss:
+        return _rebuilt(FocusedLoss, super()._build_loss())
+
+
+class StudyFocused(StudyWSLFocused):
+    """Relevance as the weight of the mask's cross-entropy only."""
+
+    relevance_weight = 0.0
+
+
+class StudySignedDistance(StudyWSL):
+    """A head for truncated signed distances, as peers have it, in the place of the relevance head.
+
+    Its target is 0.5 on the contour and rises to 1 inside, falls to 0 outside, as the relevance falls. For labels
+    1 to R and contours that are known everywhere.
+    """
+
+    def _with_float_maps(self, batch: dict[str, Any]) -> dict[str, Any]:
+        *levels, maps = super()._with_float_maps(batch)["target"]
+        inside = [levels[0][:, :1] == label for label in range(1, maps.shape[1] + 1)]
+        sign = 2 * torch.cat(inside, 1).to(maps) - 1
+        return {**batch, "target": [*levels, (1 + sign * (1 - maps)) / 2]}
+
+
+class BoundaryLoss(nn.Module):
+    """nnU-Net's loss plus the boundary loss of Kervadec et al. (2019), whose weight rises with the training.
+
+    The boundary loss of an object is the mean over the voxels of its predicted probability times the signed distance
+    to its boundary in voxels, negative inside; those of the objects are averaged. For labels 1 to R, without ignored
+    voxels.
+    """
+
+    def __init__(self, second_difference: nn.Module) -> None:
+        super().__init__()
+        self.second_difference = second_difference
+        self.weight = 0.0
+
+    def forward(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+        probability = torch.softmax(output[0].float(), 1)[:, 1:]
+        mask = target[0][:, 0].cpu().numpy()
+        distances = [
+            [_signed_distance_vox(case == label) for label in range(1, probability.shape[1] + 1)] for case in mask
+        ]
+        boundary = (probability * torch.from_numpy(np.array(distances)).to(probability)).mean()
+        loss: torch.Tensor = self.second_difference(output, target) + self.weight * boundary
+        return loss
+
+
+def _signed_distance_vox(mask: np.ndarray) -> np.ndarray:
+    """Distance to the boundary, negative inside; 0 everywhere without the object, as in the authors' code."""
+    if not mask.any():
+        return np.zeros(mask.shape)
+    outside: np.ndarray = ndimage.distance_transform_edt(~mask)
+    inside: np.ndarray = ndimage.distance_transform_edt(mask)
+    return np.where(mask, 1 - inside, outside)
+
+
+class StudyBoundary(StudyStock):
+    """Boundary loss, without relevance. Its weight rises from 0 to 1."""
+
+    def _build_loss(self) -> BoundaryLoss:
+        return BoundaryLoss(super()._build_loss())
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.loss.weight = self.current_epoch / self.num_epochs
