@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.files import check_complete
 
 if TYPE_CHECKING:
     import numpy as np
@@ -299,6 +300,12 @@ def _is_dicom(path: Path) -> bool:
 def _read(path: Path) -> sitk.Image:
     import SimpleITK as sitk
 
+    try:
+        check_complete(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: cannot be read: there is no such file.") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}.") from error
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:

@@ -21,6 +21,7 @@ from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
 from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.files import check_complete
 
 _LOG = logging.getLogger(__name__)
 
@@ -311,7 +312,10 @@ def _find_images(
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:
     try:
+        check_complete(path)
         image = sitk.ReadImage(str(path))
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read as an image ({error}). Restore or remove it.") from error
     except RuntimeError as error:
         raise InputError(f"'{path}' cannot be read as an image. Restore or remove it.") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:

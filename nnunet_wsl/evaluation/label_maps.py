@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.evaluation.objects import ScoredLabels
+from nnunet_wsl.files import check_complete
 
 _LOG = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(path: Path, reader: Any) -> LabelMap:
     try:
+        check_complete(path)
         values, properties = reader.read_seg(str(path))
     except (OSError, RuntimeError, ValueError, AssertionError, SyntaxError) as error:  # what nnU-Net's readers raise
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import pickle
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.files import check_complete
 from nnunet_wsl.training.network import RelevanceHead
 
 # nnU-Net's readers whose arrays can be laid back on the grid of the file.
@@ -161,13 +160,9 @@ class RelevancePredictor:
         predictor = self._predictor
         try:
             for path in images:
-                if path.suffix == ".gz":
-                    # SimpleITK reads zeros, without an error, where the rest of such a file is missing.
-                    with gzip.open(path) as file:
-                        while file.read(2**24):
-                            pass
+                check_complete(path)
             image, properties = predictor.plans_manager.image_reader_writer_class().read_images(list(map(str, images)))
-        except (OSError, RuntimeError, ValueError, AssertionError, EOFError, zlib.error, ImageFileError) as error:
+        except (OSError, RuntimeError, ValueError, AssertionError, ImageFileError) as error:
             names = ", ".join(f"'{path}'" for path in images)
             raise InputError(
                 f"{names} cannot be read as the channels of one image ({_reason(error)}). Check that they are whole "

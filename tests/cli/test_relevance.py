@@ -100,6 +100,13 @@ def test_colour_image_of_two_axes(tmp_path):
     assert (found[boundary_voxels(mask)] == 1).all()
 
 
+def test_a_file_that_is_cut_off(files, tmp_path, capsys):
+    image = Path(files["image"])
+    image.write_bytes(image.read_bytes()[:-100])
+    assert main(["relevance", files["image"], files["labels"], "-o", str(tmp_path / "map.nii.gz")]) == 2
+    assert "image.nii.gz: cannot be read: it is cut off" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -296,8 +296,11 @@ def test_intensities_that_are_not_finite(source, raw, mode):
 
 def test_files_that_cannot_be_read(source, raw):
     (source / "labelsTr" / "ann.nii.gz").write_bytes(b"no image")
-    (problem,) = problems_of(source, raw)
-    assert "ann.nii.gz' cannot be read as an image" in problem
+    cut = source / "imagesTr" / "bob_0001.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-500])  # SimpleITK would read zeros
+    damaged, missing = problems_of(source, raw)
+    assert "ann.nii.gz' cannot be read as an image (it is damaged, or no gzip file)" in damaged
+    assert "bob_0001.nii.gz' cannot be read as an image (it is cut off)" in missing
 
 
 def test_command(source, raw, capsys):

@@ -165,8 +165,10 @@ def test_all_bad_cases_are_reported_together_and_nothing_is_written(folders):
     write(pred / "ignoring.nii.gz", wrong)
     write(pred / "image.nii.gz", wrong.astype(np.float32) / 2)
     (pred / "damaged.nii.gz").write_bytes((pred / "case_0.nii.gz").read_bytes()[:60])
+    whole = (pred / "case_1.nii.gz").read_bytes()
+    (pred / "cut.nii.gz").write_bytes(whole[: len(whole) * 2 // 3])  # its header is whole
     write(pred / "nothing.nii.gz", np.zeros(SHAPE, np.uint8))
-    for name in ("shape", "spacing", "origin", "flipped", "unknown", "ignoring", "image", "damaged", "nothing"):
+    for name in ("shape", "spacing", "origin", "flipped", "unknown", "ignoring", "image", "damaged", "cut", "nothing"):
         write(ref / f"{name}.nii.gz", np.full(SHAPE, 3, np.uint8) if name == "nothing" else np.minimum(wrong, 2))
     write(pred / "rounded.nii.gz", np.minimum(wrong, 2), origin=(4.001, -30.0, 11.0))
     write(ref / "rounded.nii.gz", wrong)
@@ -184,13 +186,14 @@ def test_all_bad_cases_are_reported_together_and_nothing_is_written(folders):
         "ignoring": "values 3; dataset.json knows 0, 1, 2",
         "image": "values that are no integers",
         "damaged": "cannot be read",
+        "cut": "cannot be read as an image .it is cut off.",
         "nothing": "'ignore' everywhere",
     }.items():
         assert any(line.startswith(f"Case '{case}'") and re.search(words, line) for line in problems.splitlines()), (
             case,
             problems,
         )
-    assert len(problems.splitlines()) == 9
+    assert len(problems.splitlines()) == 10
 
 
 def test_cases_missing_on_either_side(folders):

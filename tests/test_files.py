@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+
+from nnunet_wsl.files import check_complete
+
+CONTENT = np.random.default_rng(0).integers(0, 256, 3000, np.uint8).tobytes()
+
+
+@pytest.fixture
+def compressed(tmp_path):
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(gzip.compress(CONTENT))
+    return path
+
+
+def test_whole_files(compressed, tmp_path):
+    check_complete(compressed)
+    compressed.write_bytes(gzip.compress(CONTENT) + gzip.compress(b""))  # members, as pigz and bgzip write them
+    check_complete(compressed)
+    check_complete(tmp_path / "of_another_kind.nrrd")
+
+
+@pytest.mark.parametrize("length", [20, 1500, -8, -1])
+def test_cut_off(compressed, length):
+    compressed.write_bytes(compressed.read_bytes()[:length])
+    with pytest.raises(OSError, match="cut off"):
+        check_complete(compressed)
+
+
+@pytest.mark.parametrize("place", [0, 40, 1500, -6])
+def test_damaged(compressed, place):
+    content = bytearray(compressed.read_bytes())
+    content[place] ^= 0xFF
+    compressed.write_bytes(content)
+    with pytest.raises(OSError, match="damaged"):
+        check_complete(compressed)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        check_complete(tmp_path / "image.nii.gz")
