@@ -70,6 +70,7 @@ LABELLINGS = {
     "jitter2": Labelling("every slice, jitter 2 mm", Simulation(jitter_mm=2.0)),
     "open": Labelling("half of the slices half drawn", Simulation(opened=0.5)),
     "dropped-gated": Labelling("30 % of the slices forgotten, gated", Simulation(drop=0.3), "gated"),
+    "open90": Labelling("nine of ten slices half drawn", Simulation(opened=0.9)),
 }
 
 METHODS = {
