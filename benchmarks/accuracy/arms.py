@@ -75,6 +75,7 @@ LABELLINGS = {
 
 METHODS = {
     "stock": Method("stock", "StudyStock", ""),
+    "in-image": Method("stock, patches in the image", "StudyStockInImage", ""),
     "wsl": Method("WSL", "StudyWSL"),
     "weight0.3": Method("WSL, lambda 0.3", "StudyWSLWeight03"),
     "weight3": Method("WSL, lambda 3", "StudyWSLWeight3"),

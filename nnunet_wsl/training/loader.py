@@ -1,14 +1,18 @@
-"""nnU-Net's loader with the target maps read in compact form."""
+"""nnU-Net's loader: patches that stay in the image, and target maps that are read in compact form."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_mapping, nnUNetBaseDataset
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 
 from nnunet_wsl.training.maps import MapsPatch, open_maps, write_maps
 
@@ -33,6 +37,19 @@ def can_keep_maps(preprocessed: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+@contextmanager
+def loading_with(loader: type[nnUNetDataLoader]) -> Iterator[None]:
+    """Let nnU-Net's trainers make their loaders of this class."""
+    # There is no hook for it: they take the class from the module of nnUNetTrainer. A trainer that takes it from
+    # elsewhere gets stock patches, and the relevance channels with the image, which is slower.
+    stock = nnunet_trainer.nnUNetDataLoader
+    nnunet_trainer.nnUNetDataLoader = loader
+    try:
+        yield
+    finally:
+        nnunet_trainer.nnUNetDataLoader = stock
 
 
 def _maps_folder(preprocessed: Path) -> Path:
@@ -102,7 +119,29 @@ class CompactMapsDataset:
         return path, modified
 
 
-class CompactMapsLoader(nnUNetDataLoader):  # type: ignore[misc]
+class PatchesInImageLoader(nnUNetDataLoader):  # type: ignore[misc]
+    """nnU-Net's loader, whose patches stay in the image with an ignore label, too.
+
+    Of dense labels, nnU-Net draws patches that lie in the image (but for those that are to show a certain label, and
+    for the margin that augmentation needs). With an ignore label it centres them on an annotated voxel instead, and
+    clips them at one side of the image only, so that many consist of padding to a large part and show little of the
+    objects. Here such a patch is moved, as little as that takes, to where nnU-Net could have drawn it of dense labels.
+    """
+
+    def get_bbox(self, data_shape: Any, force_fg: bool, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+        """Draw the patch as nnU-Net does, then move it into the image."""
+        lower, upper = super().get_bbox(data_shape, force_fg, *args, **kwargs)
+        if force_fg or not self.has_ignore:
+            return lower, upper
+        # nnU-Net's bounds, which are local to its method: half of the padding is before the image, the rest behind it.
+        shape, patch = np.array(data_shape), np.array(self.patch_size)
+        padding = np.maximum(self.need_to_pad, patch - shape)
+        last = shape + padding // 2 + padding % 2 - patch
+        start = np.minimum(lower, last)
+        return start.tolist(), (start + patch).tolist()
+
+
+class CompactMapsLoader(PatchesInImageLoader):
     """nnU-Net's loader for a :class:`RelevanceTransform`, which it tells where in the case each patch lies.
 
     The parameters are nnU-Net's.
@@ -113,8 +152,8 @@ class CompactMapsLoader(nnUNetDataLoader):  # type: ignore[misc]
         super().__init__(dataset, *args, transforms=transforms, **kwargs)
         transforms.compact = True
 
-    def get_bbox(self, data_shape: Any, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
-        """Draw the patch as nnU-Net does."""
-        lower, upper = super().get_bbox(data_shape, *args, **kwargs)
+    def get_bbox(self, data_shape: Any, force_fg: bool, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+        """Draw the patch, and tell where it lies."""
+        lower, upper = super().get_bbox(data_shape, force_fg, *args, **kwargs)
         self.transforms.patch = MapsPatch(self._data.maps, lower, self.patch_size, self.patch_size_was_2d)
         return lower, upper

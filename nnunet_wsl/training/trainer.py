@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch import nn
 
 from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.training.loader import CompactMapsLoader, can_keep_maps
+from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, can_keep_maps, loading_with
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
 from nnunet_wsl.training.network import RelevanceHead
@@ -106,21 +105,15 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         return network
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return nnU-Net's loaders, which read the relevance channels in compact form."""
-        # nnU-Net has no hook for the loader's class: it takes it from the module of the trainer that makes them. A
-        # trainer that takes it from elsewhere gets the relevance channels with the image: the same, only slower.
-        stock = nnunet_trainer.nnUNetDataLoader
-        if can_keep_maps(Path(self.preprocessed_dataset_folder)):
-            nnunet_trainer.nnUNetDataLoader = CompactMapsLoader
-        else:
+        """Return nnU-Net's loaders, whose patches stay in the image, and which read the relevance in compact form."""
+        compact = can_keep_maps(Path(self.preprocessed_dataset_folder))
+        if not compact:
             self.print_to_log_file(
                 f"The folder of compact maps beside '{self.preprocessed_dataset_folder}' cannot be written: the "
                 "relevance channels are loaded with the image, which is slower."
             )
-        try:
+        with loading_with(CompactMapsLoader if compact else PatchesInImageLoader):
             loaders: tuple[Any, Any] = super().get_dataloaders()
-        finally:
-            nnunet_trainer.nnUNetDataLoader = stock
         if loaders[0] is None:
             raise NotImplementedError(
                 f"{type(self).__name__} trains on made-up batches, which have no relevance. Mix RelevanceSupervision "

@@ -20,7 +20,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch.nn.functional import grid_sample
 
-from nnunet_wsl.training.loader import CompactMapsDataset, CompactMapsLoader
+from nnunet_wsl.training.loader import CompactMapsDataset, CompactMapsLoader, PatchesInImageLoader
 from nnunet_wsl.training.maps import MapsPatch, as_float, open_maps, write_maps
 from nnunet_wsl.training.transforms import RelevanceTransform
 
@@ -215,3 +215,39 @@ def test_cases_of_older_preprocessing_have_compact_files_too(tmp_path):
     data = np.load(tmp_path / "plans" / "case0.npz")["data"]
     assert np.array_equal(image[:, 1:4], data[:C, 1:4])
     assert np.array_equal(dataset.maps[:] / np.float32(255), data[C:])
+
+
+@pytest.mark.parametrize("shape", [(9, 41, 17), (3, 5, 60)])  # larger and smaller than the patch
+@pytest.mark.parametrize("dimensions", list(PATCHES))
+def test_patches_around_annotated_voxels_stay_in_the_image(tmp_path, dimensions, shape):
+    initial, final = PATCHES[dimensions]
+    annotated = np.argwhere(np.random.default_rng(1).random(shape) < 0.2)
+    labels = LabelManager({"background": 0, "a": 1, "ignore": 2}, None)
+    locations = {1: annotated[:3], (-1, 0, 1): annotated}
+    locations = {key: np.insert(voxels, 0, 0, axis=1) for key, voxels in locations.items()}
+    write_cases(tmp_path / "plans", nnUNetDatasetBlosc2)
+    dataset = nnUNetDatasetBlosc2(str(tmp_path / "plans"))
+    stock, ours, dense = (
+        kind(dataset, 2, initial, final, manager, 0.5)
+        for kind, manager in (
+            (nnUNetDataLoader, labels),
+            (PatchesInImageLoader, labels),
+            (nnUNetDataLoader, LabelManager({"background": 0, "a": 1}, None)),
+        )
+    )
+
+    def starts(loader, force_fg=False):
+        np.random.seed(3)  # noqa: NPY002 - what nnU-Net draws from
+        boxes = [loader.get_bbox(shape, force_fg, locations) for _ in range(400)]
+        assert all(np.array_equal(np.subtract(*box[::-1]), loader.patch_size) for box in boxes)
+        return np.array([box[0] for box in boxes])
+
+    # Where nnU-Net draws patches of dense labels is where ours must lie: no oracle of our own.
+    allowed = starts(dense)
+    found, before = starts(ours), starts(stock)
+    assert (found >= allowed.min(axis=0)).all()
+    assert (found <= allowed.max(axis=0)).all()
+    assert (before > allowed.max(axis=0)).any()
+    inside = (before <= allowed.max(axis=0)).all(axis=1)
+    assert np.array_equal(found[inside], before[inside])  # moved only if need be
+    assert np.array_equal(starts(ours, force_fg=True), starts(stock, force_fg=True))

@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nnunet_wsl.training.loader import PatchesInImageLoader, loading_with
 from nnunet_wsl.training.loss import CombinedLoss
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
 from nnunet_wsl.training.trainer import WSLTrainer
@@ -59,6 +60,14 @@ class StudyStock(Study, nnUNetTrainer):  # type: ignore[misc]
         super().initialize()
         if self.device.type == "cpu" and bfloat16_on_cpu():
             autocast_forward(self.network, lambda: True)
+
+
+class StudyStockInImage(StudyStock):
+    """Stock, but for the patches: they stay in the image as those of `WSLTrainer` do."""
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with loading_with(PatchesInImageLoader):
+            return super().get_dataloaders()  # type: ignore[no-any-return]
 
 
 class StudyWSL(Study, WSLTrainer):
