@@ -129,15 +129,19 @@ def title_of(arm: str) -> str:
 def pairs(arms: list[str]) -> list[tuple[str, str]]:
     """Which arms are compared, decided before the runs; the first of a pair is what the second is held against.
 
-    Of one labelling, every method with stock; of one method, gated with ignored and interpolated; and what is gated
-    with all slices drawn, by stock and by the same method.
+    Of one labelling, every method with stock and with stock on the same patches; of one method, gated with ignored and
+    interpolated; and what is gated with all slices drawn, by stock and by the same method, and with stock on what is
+    ignored between.
     """
     found = []
     for arm in arms:
         labelling, method = ARMS[arm]
         others = [f"{labelling}-stock"]
+        if METHODS[method].relevance:
+            others.append(f"{labelling}-in-image")
         if labelling.endswith("-gated"):
             step = labelling.removesuffix("-gated")
-            others += [f"{step}-ignore-{method}", f"{step}-interpolate-{method}", "dense-stock", f"dense-{method}"]
+            others += [f"{step}-ignore-{method}", f"{step}-interpolate-{method}", f"{step}-ignore-stock"]
+            others += ["dense-stock", f"dense-{method}"]
         found += [(other, arm) for other in dict.fromkeys(others) if other in arms and other != arm]
     return found
