@@ -125,7 +125,8 @@ class PatchesInImageLoader(nnUNetDataLoader):  # type: ignore[misc]
     Of dense labels, nnU-Net draws patches that lie in the image (but for those that are to show a certain label, and
     for the margin that augmentation needs). With an ignore label it centres them on an annotated voxel instead, and
     clips them at one side of the image only, so that many consist of padding to a large part and show little of the
-    objects. Here such a patch is moved, as little as that takes, to where nnU-Net could have drawn it of dense labels.
+    objects (nnU-Net's pull request 3033 reports the cause). Here such a patch is moved, as little as that takes, to
+    where nnU-Net could have drawn it of dense labels.
     """
 
     def get_bbox(self, data_shape: Any, force_fg: bool, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
