@@ -260,6 +260,28 @@ def test_bootstrap_interval_of_normal_values_is_that_of_the_normal_approximation
     assert bootstrap_interval(values) == (low, high)
 
 
+@pytest.mark.parametrize("spacing_mm", [0.1, 0.3, 0.7, 1.1, 2.31])
+def test_p_value_of_distances_on_a_grid_does_not_depend_on_its_spacing(spacing_mm):
+    # HD95 and volumes are multiples of a length: pairs that differ by as many are ties, rounded as they may be.
+    rng = np.random.default_rng(3)
+    for cases in (5, 8, 30, 60):
+        a, b = rng.integers(0, 7, cases), rng.integers(0, 7, cases)
+        assert paired_p_value(b * spacing_mm - a * spacing_mm) == paired_p_value((b - a).astype(float))
+    # Two up, two down, by the same: nothing is more even.
+    up, down = 3 * spacing_mm - 2 * spacing_mm, 5 * spacing_mm - 6 * spacing_mm
+    assert paired_p_value(np.array([up, down, 1 * spacing_mm, -1 * spacing_mm])) == 1
+
+
+def test_p_value_with_ties_is_that_of_all_sign_patterns():
+    # Ranks 2, 2, 2, 4 with the signs + + + -: |sum| = 2; of 16 patterns only 8 reach it by hand:
+    # the sums of +-2 +-2 +-2 +-4 are 10, 6 (3x), 2 (3x), -2, and the same negative: all of magnitude 2 or more.
+    assert paired_p_value(np.array([1.0, 1.0, 1.0, -2.0])) == 1
+    # Ranks 2, 2, 2, 4, all +: 2 of 16.
+    assert paired_p_value(np.array([1.0, 1.0, 1.0, 2.0])) == pytest.approx(2 / 16)
+    # Ranks 2, 2, 2, 4 with the signs + + - +: sums of magnitude 6 or more are 6 (3x), 10 and the negative: 8 of 16.
+    assert paired_p_value(np.array([1.0, 1.0, -1.0, 2.0])) == pytest.approx(8 / 16)
+
+
 def test_intervals_and_tests_of_little():
     assert bootstrap_interval(np.array([0.25])) == (0.25, 0.25)
     assert all(math.isnan(bound) for bound in bootstrap_interval(np.array([])))
