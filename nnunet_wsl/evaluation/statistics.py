@@ -11,6 +11,7 @@ LEVEL = 0.95
 SEED = 0
 
 _ROUNDING_SHARE = 1e-9
+_PICKS_AT_ONCE = 2**20
 
 
 def bootstrap_interval(
@@ -37,8 +38,11 @@ def bootstrap_interval(
     if not len(values):
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    picks = rng.integers(len(values), size=(resamples, len(values)), dtype=np.int32)
-    low, high = np.quantile(values[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    means = np.empty(resamples)
+    step = max(1, _PICKS_AT_ONCE // len(values))
+    for batch in np.split(means, range(step, resamples, step)):  # views
+        batch[:] = values[rng.integers(len(values), size=(len(batch), len(values)), dtype=np.int32)].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

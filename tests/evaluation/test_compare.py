@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -258,6 +259,16 @@ def test_bootstrap_interval_of_normal_values_is_that_of_the_normal_approximation
     assert low == pytest.approx(values.mean() - half, abs=0.05 * 2 * half)
     assert high == pytest.approx(values.mean() + half, abs=0.05 * 2 * half)
     assert bootstrap_interval(values) == (low, high)
+
+
+def test_bootstrap_of_many_cases_fits_in_memory():
+    tracemalloc.start()
+    low, high = bootstrap_interval(np.arange(4000.0))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**26  # all resamples at once would take 480 MB
+    half = 1.96 * 4000 / math.sqrt(12 * 4000)
+    assert (low, high) == pytest.approx((1999.5 - half, 1999.5 + half), abs=0.1 * half)
 
 
 @pytest.mark.parametrize("spacing_mm", [0.1, 0.3, 0.7, 1.1, 2.31])
