@@ -129,6 +129,32 @@ def test_names_are_drawn_as_they_are(folders):
     assert (folders / "comparison" / "comparison.png").exists()
 
 
+def test_long_names_are_drawn_whole(folders):
+    name = "A_LONG_LABEL_AS_CONVERTERS_WRITE_THEM_" * 3
+    write_dataset_json(folders / "pred", {"background": 0, name: 1, "node": 2, "ignore": 3})
+    for folder in ("pred", "ref"):
+        for path in (folders / folder).glob("*.nii.gz"):
+            path.rename(path.with_name("TCGA_CONSORTIUM_PATIENT_00001_TIMEPOINT_02_" * 3 + path.name))
+    out = folders / ("THE_FOLDER_OF_A_USER_" * 10)
+    evaluate_folders(folders / "pred", folders / "ref", out)
+    compare_runs(out, out).write(out)
+    summary = json.loads((out / "summary.json").read_text())
+    for case in summary["metric_per_case"]:
+        for metrics in case["metrics"].values():
+            for key in ("NSD", "HD95_mm", "ASSD_mm", "volume_difference_mm3"):
+                del metrics[key]
+    (out / "nnunet").mkdir()
+    (out / "nnunet" / "summary.json").write_text(json.dumps(summary))
+    compare_runs(out, out / "nnunet").write(out / "nnunet")  # a narrow picture, of the Dice alone
+    pictures = [*out.glob("*.png"), *out.glob("nnunet/*.png")]
+    assert len(pictures) == 4
+    for path in pictures:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        border = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
+        assert border.min() == 255, path  # what touches the border is cut off
+
+
 def test_failure_leaves_no_folder(folders, monkeypatch):
     def fail(*_):
         raise FileNotFoundError
