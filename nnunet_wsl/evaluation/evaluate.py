@@ -63,6 +63,13 @@ def evaluate_folders(
     InputError
         If anything is wrong with the input; all bad cases together.
     """
+    missing = [
+        f"{option} '{folder}' is no folder. Give the one with the label maps."
+        for option, folder in (("--pred", pred), ("--ref", ref))
+        if not folder.is_dir()
+    ]
+    if missing:
+        raise InputError(missing)
     path = pred / "dataset.json" if dataset_json is None else dataset_json
     if out.resolve() in (pred.resolve(), ref.resolve()):
         raise InputError(f"--out '{out}' holds label maps. Choose another folder, for its pictures may look like some.")
@@ -71,24 +78,24 @@ def evaluate_folders(
     _reader(content, path)
     pairs = pair_cases(pred, ref, content["file_ending"], predicted_only=predicted_only)
     reader = _reader(content, path, [pair.ref for pair in pairs])
-    outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(_attempt)(p, reader, labels) for p in pairs)
-    scored = list(tqdm(outcomes, "Scoring", len(pairs), delay=2, unit="case"))
-    problems = [problem for outcome in scored if isinstance(outcome, InputError) for problem in outcome.problems]
-    if problems:
-        raise InputError(problems)
-    run = Run(
-        tuple(outcome for outcome in scored if isinstance(outcome, CaseScores)),
-        names={obj.key: obj.name for obj in labels.objects},
-        tolerances_mm={obj.key: obj.tolerance_mm for obj in labels.objects},
-        settings={"ignore_label": labels.ignore},
-    )
-    files = {pair.case: pair for pair in pairs}
-    objects = {obj.key: obj for obj in labels.objects}
-    views = [
-        CaseView.of(case, objects[key], *read_pair(files[case.case], reader, labels), labels.ignore)
-        for case, key in worst_first(run)[:WORST_CASES]
-    ]
-    with results_in(out) as folder:
+    with results_in(out) as folder:  # from the start, to find now and not in hours that it cannot be written to
+        outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(_attempt)(p, reader, labels) for p in pairs)
+        scored = list(tqdm(outcomes, "Scoring", len(pairs), delay=2, unit="case"))
+        problems = [problem for outcome in scored if isinstance(outcome, InputError) for problem in outcome.problems]
+        if problems:
+            raise InputError(problems)
+        run = Run(
+            tuple(outcome for outcome in scored if isinstance(outcome, CaseScores)),
+            names={obj.key: obj.name for obj in labels.objects},
+            tolerances_mm={obj.key: obj.tolerance_mm for obj in labels.objects},
+            settings={"ignore_label": labels.ignore},
+        )
+        files = {pair.case: pair for pair in pairs}
+        objects = {obj.key: obj for obj in labels.objects}
+        views = [
+            CaseView.of(case, objects[key], *read_pair(files[case.case], reader, labels), labels.ignore)
+            for case, key in worst_first(run)[:WORST_CASES]
+        ]
         run.write(folder)
         draw_distributions(run, folder / DISTRIBUTIONS_FILE)
         draw_worst_cases(views, folder / WORST_CASES_FILE)

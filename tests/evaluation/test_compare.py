@@ -133,6 +133,12 @@ def test_folders_without_a_usable_summary(tmp_path, content, words):
         Run.read(tmp_path)
 
 
+def test_path_of_the_summary_itself(tmp_path):
+    folder = write_run(tmp_path / "a", [0.5, 0.5])
+    with pytest.raises(InputError, match=r"summary.json' has no summary.json. Give the folder"):
+        compare_runs(folder, folder / "summary.json")
+
+
 def change(folder, keys, value=None):
     """Set one value of a summary.json, or remove it."""
     path = folder / "summary.json"

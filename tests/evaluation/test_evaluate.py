@@ -347,6 +347,20 @@ def test_wrong_folders_and_dataset_json(folders, tmp_path):
     assert "--dataset-json" in problems_of(folders)[0]
 
 
+@pytest.mark.parametrize("missing", ["pred", "ref"])
+def test_folder_that_does_not_exist_is_named(folders, missing):
+    (folders / missing).rename(folders / "elsewhere")
+    (problem,) = problems_of(folders)
+    assert problem.startswith(f"--{missing} '{folders / missing}' is no folder")
+
+
+def test_place_that_cannot_be_written_to_is_found_before_the_work(folders, monkeypatch):
+    monkeypatch.setattr("nnunet_wsl.evaluation.evaluate._attempt", lambda *_: pytest.fail("this may take hours"))
+    (folders / "file").write_text("")
+    with pytest.raises(InputError, match=r"--out .* cannot be written to"):
+        evaluate_folders(folders / "pred", folders / "ref", folders / "file" / "out")
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
