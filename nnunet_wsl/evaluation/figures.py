@@ -204,8 +204,9 @@ def draw_comparison(comparison: Comparison, output: Path) -> None:
 def _panels(metrics: Sequence[Metric], num_rows: int) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(1.8 + 2.9 * len(metrics), 1.9 + 0.8 * num_rows), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for panel in panels:
+    for panel, metric in zip(panels, metrics, strict=True):
         panel.grid(axis="x", alpha=0.25)
+        panel.locator_params(axis="x", nbins=3 if metric.signed else 5)  # numbers of six digits are as wide as this
         panel.tick_params(axis="y", length=0)
     panels[0].set_ylim(num_rows - 0.45, -0.55)
     return figure, panels
