@@ -201,6 +201,16 @@ def test_one_key_with_two_names(tmp_path):
     assert rows_of(compare_runs(nameless, a))["1", "Dice"].difference == 0
 
 
+def test_without_nsd_no_tolerance_is_named(tmp_path):
+    a, b = (write_run(tmp_path / name, [0.5, 0.6]) for name in "ab")
+    assert compare_runs(a, b).tolerances_mm == {}
+    for case in range(2):
+        for key in NAMES:
+            for folder in (a, b):
+                change(folder, ("metric_per_case", case, "metrics", key, "NSD"), 0.5)
+    assert compare_runs(a, b).tolerances_mm == {"1": 1.0, "(1, 2)": 1.0}
+
+
 def test_rounding_is_no_win(tmp_path):
     """The same scores of a case, of other objects: as floating-point numbers the means differ in the last digit."""
     dice = [(0.1, 0.2, 0.3), (0.7, 0.8, 0.1), (0.6, 0.2, 0.3)]
