@@ -103,7 +103,7 @@ class Comparison:
     rows : tuple of ComparisonRow
         Every object with every metric that both runs have.
     tolerances_mm : dict of str to float
-        Tolerance of the NSD by key of the object.
+        Tolerance of the NSD by key of the object; empty if it is not compared.
     level : float
         Coverage of the intervals.
     """
@@ -173,8 +173,9 @@ def compare_runs(folder_a: Path, folder_b: Path) -> Comparison:
             rows.append(_row(ALL_OBJECTS, ALL_OBJECTS, metric, mean_a, mean_b))
     if not rows:
         raise InputError(f"'{folder_a}' and '{folder_b}' have no metric in common. Evaluate both again.")
+    tolerances_mm = dict(run_a.tolerances_mm) if any(row.metric.key == "NSD" for row in rows) else {}
     return Comparison(
-        str(folder_a), str(folder_b), tuple(case.case for case in run_a.cases), tuple(rows), dict(run_a.tolerances_mm)
+        str(folder_a), str(folder_b), tuple(case.case for case in run_a.cases), tuple(rows), tolerances_mm
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,31 +63,39 @@ def evaluate_folders(
     InputError
         If anything is wrong with the input; all bad cases together.
     """
+    missing = [
+        f"{option} '{folder}' is no folder. Give the one with the label maps."
+        for option, folder in (("--pred", pred), ("--ref", ref))
+        if not folder.is_dir()
+    ]
+    if missing:
+        raise InputError(missing)
     path = pred / "dataset.json" if dataset_json is None else dataset_json
     if out.resolve() in (pred.resolve(), ref.resolve()):
         raise InputError(f"--out '{out}' holds label maps. Choose another folder, for its pictures may look like some.")
     content = _read_json(path)
     labels = ScoredLabels.from_dataset_json(content, path).with_tolerances(tolerances_mm or {})
-    reader = _reader(content, path)
+    _reader(content, path)
     pairs = pair_cases(pred, ref, content["file_ending"], predicted_only=predicted_only)
-    outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(_attempt)(p, reader, labels) for p in pairs)
-    scored = list(tqdm(outcomes, "Scoring", len(pairs), delay=2, unit="case"))
-    problems = [problem for outcome in scored if isinstance(outcome, InputError) for problem in outcome.problems]
-    if problems:
-        raise InputError(problems)
-    run = Run(
-        tuple(outcome for outcome in scored if isinstance(outcome, CaseScores)),
-        names={obj.key: obj.name for obj in labels.objects},
-        tolerances_mm={obj.key: obj.tolerance_mm for obj in labels.objects},
-        settings={"ignore_label": labels.ignore},
-    )
-    files = {pair.case: pair for pair in pairs}
-    objects = {obj.key: obj for obj in labels.objects}
-    views = [
-        CaseView.of(case, objects[key], *read_pair(files[case.case], reader, labels), labels.ignore)
-        for case, key in worst_first(run)[:WORST_CASES]
-    ]
-    with results_in(out) as folder:
+    reader = _reader(content, path, [pair.ref for pair in pairs])
+    with results_in(out) as folder:  # from the start, to find now and not in hours that it cannot be written to
+        outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(_attempt)(p, reader, labels) for p in pairs)
+        scored = list(tqdm(outcomes, "Scoring", len(pairs), delay=2, unit="case"))
+        problems = [problem for outcome in scored if isinstance(outcome, InputError) for problem in outcome.problems]
+        if problems:
+            raise InputError(problems)
+        run = Run(
+            tuple(outcome for outcome in scored if isinstance(outcome, CaseScores)),
+            names={obj.key: obj.name for obj in labels.objects},
+            tolerances_mm={obj.key: obj.tolerance_mm for obj in labels.objects},
+            settings={"ignore_label": labels.ignore},
+        )
+        files = {pair.case: pair for pair in pairs}
+        objects = {obj.key: obj for obj in labels.objects}
+        views = [
+            CaseView.of(case, objects[key], *read_pair(files[case.case], reader, labels), labels.ignore)
+            for case, key in worst_first(run)[:WORST_CASES]
+        ]
         run.write(folder)
         draw_distributions(run, folder / DISTRIBUTIONS_FILE)
         draw_worst_cases(views, folder / WORST_CASES_FILE)
@@ -118,9 +128,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _reader(dataset_json: dict[str, Any], path: Path) -> Any:
+def _reader(dataset_json: dict[str, Any], path: Path, examples: Sequence[Path] = ()) -> Any:
+    """Choose nnU-Net's reader as nnU-Net does: the first of the file ending that can read an example."""
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+    for example in examples:
+        # For every reader that cannot, nnU-Net prints a traceback.
+        with suppress(RuntimeError), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)()
     try:
         return determine_reader_writer_from_dataset_json(dataset_json, verbose=False)()
     except (RuntimeError, TypeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def draw_worst_cases(views: Sequence[CaseView], output: Path) -> None:
     for panel, view in zip(panels, views, strict=False):
         panel.imshow(view.classes, cmap=colours, vmin=0, vmax=len(_COLOURS) - 1, aspect=view.aspect,
                      interpolation="nearest")  # fmt: skip
-        panel.set_title(view.title, fontsize=9)
+        panel.set_title(_wrapped(view.title, 46), fontsize=9)
     shown = {int(value) for view in views for value in np.unique(view.classes)}
     figure.legend(
         handles=[Patch(color=_COLOURS[value], label=label) for value, label in _LEGEND.items() if value in shown],
@@ -190,28 +191,37 @@ def draw_comparison(comparison: Comparison, output: Path) -> None:
         panel.set_xlabel(f"{metric.magnitude_title}: B - A\nB is better to the {better}")
         _compress_far_distances(panel, metric)
     _name_rows(panels[0], names, comparison.tolerances_mm)
-    figure.suptitle(
-        f"A: {comparison.name_a}   B: {comparison.name_b}\n"
+    title = (
+        f"A: {comparison.name_a}\nB: {comparison.name_b}\n"
         f"{len(comparison.cases)} cases: every pair, mean and {comparison.level:.0%} bootstrap interval"
     )
+    title = _wrapped(title, int(8 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.2 * (title.count("\n") - 1))
+    figure.suptitle(title)
     _save(figure, output)
 
 
 def _panels(metrics: Sequence[Metric], num_rows: int) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(1.8 + 2.9 * len(metrics), 1.9 + 0.8 * num_rows), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for panel in panels:
+    for panel, metric in zip(panels, metrics, strict=True):
         panel.grid(axis="x", alpha=0.25)
+        panel.locator_params(axis="x", nbins=3 if metric.signed else 5)  # numbers of six digits are as wide as this
         panel.tick_params(axis="y", length=0)
     panels[0].set_ylim(num_rows - 0.45, -0.55)
     return figure, panels
 
 
 def _name_rows(panel: Axes, names: Mapping[str, str], tolerances_mm: Mapping[str, float]) -> None:
-    panel.set_yticks(
-        range(len(names)),
-        [f"{name}\nNSD at {tolerances_mm[key]:g} mm" if key in tolerances_mm else name for key, name in names.items()],
-    )
+    titles = [
+        f"{name}\nNSD at {tolerances_mm[key]:g} mm" if key in tolerances_mm else name for key, name in names.items()
+    ]
+    panel.set_yticks(range(len(names)), [_wrapped(title, 30) for title in titles])
+
+
+def _wrapped(title: str, width: int) -> str:
+    """Break lines that are wider than so many letters, for matplotlib cuts them off or draws over what is beside."""
+    return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
 
 
 def _points(panel: Axes, values: npt.NDArray[np.float64], row: int) -> None:

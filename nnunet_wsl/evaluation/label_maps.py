@@ -172,11 +172,13 @@ def _read(path: Path, reader: Any) -> LabelMap:
     try:
         check_complete(path)
         values, properties = reader.read_seg(str(path))
-    except (OSError, RuntimeError, ValueError, AssertionError, SyntaxError) as error:  # what nnU-Net's readers raise
+    except Exception as error:  # nnU-Net's readers pass on whatever their libraries raise
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise InputError(f"'{path}' cannot be read as an image ({reason[0]}). Write it again.") from error
-    if values.shape[0] != 1:
-        raise InputError(f"'{path}' has {values.shape[0]} channels; expected one, of label values. Write it again.")
+    if values.shape[0] != 1 or len(properties["spacing"]) != 3:
+        raise InputError(
+            f"'{path}' has channels or more than three dimensions; expected one value per voxel. Write it again."
+        )
     integers = values[0].astype(np.int32)
     if not np.array_equal(integers, values[0]):
         raise InputError(f"'{path}' has values that are no integers; expected label values. Is it a label map?")
@@ -191,8 +193,8 @@ def _corners_mm(shape_zyx: tuple[int, ...], properties: Mapping[str, Any]) -> np
         axes, origin = affine[:3, :3], affine[:3, 3]
     elif "sitk_stuff" in properties:
         geometry = properties["sitk_stuff"]
-        origin, spacing = np.asarray(geometry["origin"]), np.asarray(geometry["spacing"])
-        axes = np.reshape(geometry["direction"], (len(origin), len(origin))) * spacing
+        origin, spacing = (np.asarray(geometry[name])[:3] for name in ("origin", "spacing"))  # one volume may have 4
+        axes = np.reshape(geometry["direction"], (len(geometry["origin"]), -1))[:3, :3] * spacing
     else:
         axes, origin = np.diag(np.asarray(properties["spacing"], np.float64)[::-1]), np.zeros(3)
     last_xyz = np.asarray(shape_zyx[::-1][: len(origin)]) - 1

@@ -81,9 +81,9 @@ class ScoredLabels:
         values: dict[str, tuple[int, ...]] = {}
         for name, value in labels.items():
             values[name] = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-            if not values[name] or not all(type(v) is int for v in values[name]):
+            if not values[name] or not all(type(v) is int and v >= 0 for v in values[name]):
                 raise InputError(
-                    f"'{source}': label '{name}' is {value!r}; expected a value or a list of values. "
+                    f"'{source}': label '{name}' is {value!r}; expected a value from 0 or a list of values. "
                     "nnU-Net v2 maps names to values."
                 )
         if "ignore" in values and not isinstance(labels["ignore"], int):

@@ -185,7 +185,7 @@ class Run:
         path = folder / SUMMARY_FILE
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
                 f"'{folder}' has no {SUMMARY_FILE}. Give the folder that 'nnunet_wsl evaluate' wrote to."
             ) from error

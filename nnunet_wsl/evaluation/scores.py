@@ -105,7 +105,7 @@ def surface_metrics(
     Parameters
     ----------
     pred, ref : ndarray of bool, shape (z, y, x) or (y, x)
-        Prediction and reference.
+        Prediction and reference; of numbers, all but 0 are inside.
     spacing_mm : sequence of float
         Voxel spacing in the order of the array axes.
     tolerance_mm : float
@@ -120,8 +120,8 @@ def surface_metrics(
     SurfaceMetrics
         By ``EMPTY_RULE`` if a mask has no scored voxel.
     """
-    known = True if scored is None else scored
-    present = bool((pred & known).any()), bool((ref & known).any())
+    known = True if scored is None else np.asarray(scored, bool)
+    present = bool((np.asarray(pred, bool) & known).any()), bool((np.asarray(ref, bool) & known).any())
     if not any(present):
         return SurfaceMetrics(1.0, 0.0, 0.0)
     if not all(present):

@@ -106,7 +106,7 @@ def surface_distances(
     Parameters
     ----------
     pred, ref : ndarray of bool, shape (z, y, x) or (y, x)
-        Prediction and reference. Outside of the image is outside of the object.
+        Prediction and reference; of numbers, all but 0 are inside. Outside of the image is outside of the object.
     spacing_mm : sequence of float
         Voxel spacing in the order of the array axes.
     scored : ndarray of bool, optional
@@ -117,11 +117,19 @@ def surface_distances(
     -------
     SurfaceDistances
 
+    Raises
+    ------
+    ValueError
+        If the masks have different shapes.
+
     Notes
     -----
     The distances come from a k-d tree of the surface elements: on large or far-apart objects several times faster
     than distance maps of the volume, and exact as they are.
     """
+    shapes = [np.shape(mask) for mask in (pred, ref, scored) if mask is not None]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"The masks have the shapes {', '.join(map(str, shapes))}; expected one.")
     pred_corners, pred_areas = _surface(pred, spacing_mm, scored)
     ref_corners, ref_areas = _surface(ref, spacing_mm, scored)
     return SurfaceDistances(
@@ -184,7 +192,7 @@ def _surface(mask: Mask, spacing_mm: Sequence[float], scored: Mask | None) -> tu
 
 def _corner_codes(mask: Mask, *, outside: bool) -> npt.NDArray[np.uint8]:
     """Code of the voxels around every corner; the array is one longer than the mask on each axis."""
-    padded = np.pad(mask, 1, constant_values=outside).view(np.uint8)
+    padded = np.pad(np.asarray(mask, bool), 1, constant_values=outside).view(np.uint8)
     shape = tuple(n + 1 for n in mask.shape)
     code = np.zeros(shape, np.uint8)
     for bit, start in enumerate(np.ndindex((2,) * mask.ndim)):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -132,6 +133,12 @@ def test_folders_without_a_usable_summary(tmp_path, content, words):
         Run.read(tmp_path)
 
 
+def test_path_of_the_summary_itself(tmp_path):
+    folder = write_run(tmp_path / "a", [0.5, 0.5])
+    with pytest.raises(InputError, match=r"summary.json' has no summary.json. Give the folder"):
+        compare_runs(folder, folder / "summary.json")
+
+
 def change(folder, keys, value=None):
     """Set one value of a summary.json, or remove it."""
     path = folder / "summary.json"
@@ -192,6 +199,16 @@ def test_one_key_with_two_names(tmp_path):
     nameless = write_run(tmp_path / "c", [0.5, 0.5], names={"1": "1", "2": "2"})  # nnU-Net's own has keys only
     assert rows_of(compare_runs(a, nameless))["liver", "Dice"].difference == 0
     assert rows_of(compare_runs(nameless, a))["1", "Dice"].difference == 0
+
+
+def test_without_nsd_no_tolerance_is_named(tmp_path):
+    a, b = (write_run(tmp_path / name, [0.5, 0.6]) for name in "ab")
+    assert compare_runs(a, b).tolerances_mm == {}
+    for case in range(2):
+        for key in NAMES:
+            for folder in (a, b):
+                change(folder, ("metric_per_case", case, "metrics", key, "NSD"), 0.5)
+    assert compare_runs(a, b).tolerances_mm == {"1": 1.0, "(1, 2)": 1.0}
 
 
 def test_rounding_is_no_win(tmp_path):
@@ -258,6 +275,38 @@ def test_bootstrap_interval_of_normal_values_is_that_of_the_normal_approximation
     assert low == pytest.approx(values.mean() - half, abs=0.05 * 2 * half)
     assert high == pytest.approx(values.mean() + half, abs=0.05 * 2 * half)
     assert bootstrap_interval(values) == (low, high)
+
+
+def test_bootstrap_of_many_cases_fits_in_memory():
+    tracemalloc.start()
+    low, high = bootstrap_interval(np.arange(4000.0))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**26  # all resamples at once would take 480 MB
+    half = 1.96 * 4000 / math.sqrt(12 * 4000)
+    assert (low, high) == pytest.approx((1999.5 - half, 1999.5 + half), abs=0.1 * half)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.1, 0.3, 0.7, 1.1, 2.31])
+def test_p_value_of_distances_on_a_grid_does_not_depend_on_its_spacing(spacing_mm):
+    # HD95 and volumes are multiples of a length: pairs that differ by as many are ties, rounded as they may be.
+    rng = np.random.default_rng(3)
+    for cases in (5, 8, 30, 60):
+        a, b = rng.integers(0, 7, cases), rng.integers(0, 7, cases)
+        assert paired_p_value(b * spacing_mm - a * spacing_mm) == paired_p_value((b - a).astype(float))
+    # Two up, two down, by the same: nothing is more even.
+    up, down = 3 * spacing_mm - 2 * spacing_mm, 5 * spacing_mm - 6 * spacing_mm
+    assert paired_p_value(np.array([up, down, 1 * spacing_mm, -1 * spacing_mm])) == 1
+
+
+def test_p_value_with_ties_is_that_of_all_sign_patterns():
+    # Ranks 2, 2, 2, 4 with the signs + + + -: |sum| = 2; of 16 patterns only 8 reach it by hand:
+    # the sums of +-2 +-2 +-2 +-4 are 10, 6 (3x), 2 (3x), -2, and the same negative: all of magnitude 2 or more.
+    assert paired_p_value(np.array([1.0, 1.0, 1.0, -2.0])) == 1
+    # Ranks 2, 2, 2, 4, all +: 2 of 16.
+    assert paired_p_value(np.array([1.0, 1.0, 1.0, 2.0])) == pytest.approx(2 / 16)
+    # Ranks 2, 2, 2, 4 with the signs + + - +: sums of magnitude 6 or more are 6 (3x), 10 and the negative: 8 of 16.
+    assert paired_p_value(np.array([1.0, 1.0, -1.0, 2.0])) == pytest.approx(8 / 16)
 
 
 def test_intervals_and_tests_of_little():

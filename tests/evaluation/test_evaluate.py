@@ -4,9 +4,11 @@ import csv
 import json
 import re
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, load_summary_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from PIL import Image
@@ -127,6 +129,32 @@ def test_names_are_drawn_as_they_are(folders):
     assert (folders / "comparison" / "comparison.png").exists()
 
 
+def test_long_names_are_drawn_whole(folders):
+    name = "A_LONG_LABEL_AS_CONVERTERS_WRITE_THEM_" * 3
+    write_dataset_json(folders / "pred", {"background": 0, name: 1, "node": 2, "ignore": 3})
+    for folder in ("pred", "ref"):
+        for path in (folders / folder).glob("*.nii.gz"):
+            path.rename(path.with_name("TCGA_CONSORTIUM_PATIENT_00001_TIMEPOINT_02_" * 3 + path.name))
+    out = folders / ("THE_FOLDER_OF_A_USER_" * 10)
+    evaluate_folders(folders / "pred", folders / "ref", out)
+    compare_runs(out, out).write(out)
+    summary = json.loads((out / "summary.json").read_text())
+    for case in summary["metric_per_case"]:
+        for metrics in case["metrics"].values():
+            for key in ("NSD", "HD95_mm", "ASSD_mm", "volume_difference_mm3"):
+                del metrics[key]
+    (out / "nnunet").mkdir()
+    (out / "nnunet" / "summary.json").write_text(json.dumps(summary))
+    compare_runs(out, out / "nnunet").write(out / "nnunet")  # a narrow picture, of the Dice alone
+    pictures = [*out.glob("*.png"), *out.glob("nnunet/*.png")]
+    assert len(pictures) == 4
+    for path in pictures:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        border = np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])
+        assert border.min() == 255, path  # what touches the border is cut off
+
+
 def test_failure_leaves_no_folder(folders, monkeypatch):
     def fail(*_):
         raise FileNotFoundError
@@ -219,6 +247,85 @@ def test_files_that_are_left_out_are_named(folders, caplog):
     assert ref.endswith("which do not end in '.nii.gz': notes.txt")
 
 
+def bars(folder, ending, save):
+    """Prediction and reference that overlap in 12 of 18 voxels each, in two cases."""
+    write_dataset_json(folder / "pred", {"background": 0, "bar": 1}, ending)
+    for place, column in (("ref", 2), ("pred", 3)):
+        (folder / place).mkdir(exist_ok=True)
+        for case in ("case_0", "case_1"):
+            values = np.zeros(SHAPE, np.uint8)
+            values[1:4, 2:4, column : column + 3] = 1
+            save(folder / place / f"{case}{ending}", values)
+
+
+@pytest.mark.parametrize(("ending", "compression"), [(".tif", None), (".tif", "zlib"), (".tiff", None)])
+def test_volumes_in_tiff_have_the_spacing_of_the_file_beside(tmp_path, ending, compression):
+    def save(path, values):
+        tifffile.imwrite(path, values, compression=compression)
+        path.with_suffix(".json").write_text(json.dumps({"spacing": SPACING_XYZ[::-1]}))
+
+    bars(tmp_path, ending, save)
+    run = evaluate(tmp_path)
+    assert run.values("1", "Dice") == pytest.approx([2 / 3, 2 / 3])
+    assert run.values("1", "HD95_mm") == pytest.approx([1.1, 1.1])
+    assert run.values("1", "volume_ref_mm3") == pytest.approx([18 * 2.31] * 2)
+
+
+def test_axes_that_only_nibabel_reads(tmp_path):
+    # SimpleITK refuses axes that are not at right angles; nnU-Net goes on to its next reader, and so the datasets
+    # of some scanners train.
+    affine = np.array([[1.1, 0.01, 0, 4], [0, 0.7, 0, -30], [0, 0, 3, 11], [0, 0, 0, 1]])
+    bars(tmp_path, ".nii.gz", lambda path, values: nibabel.save(nibabel.Nifti1Image(values.T, affine), path))
+    assert evaluate(tmp_path).values("1", "Dice") == pytest.approx([2 / 3, 2 / 3])
+
+
+def test_first_reference_that_is_damaged_does_not_decide_on_the_reader(tmp_path, capfd):
+    bars(tmp_path, ".tif", tifffile.imwrite)
+    (tmp_path / "ref" / "case_0.tif").write_bytes(b"II*")
+    (problem,) = problems_of(tmp_path)
+    assert problem.startswith(f"Case 'case_0': '{tmp_path / 'ref' / 'case_0.tif'}' cannot be read as an image")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("spacing", ["{}", "[]", '{"spacing": null}', '{"spacing": ["x", 1, 1]}', "{"])
+def test_damaged_file_beside_a_tiff(tmp_path, spacing):
+    bars(tmp_path, ".tiff", tifffile.imwrite)
+    (tmp_path / "pred" / "case_1.json").write_text(spacing)
+    (problem,) = problems_of(tmp_path)
+    assert "Case 'case_1'" in problem
+    assert "cannot be read as an image" in problem
+
+
+@pytest.mark.parametrize("size", [0, 20, 400])
+def test_damaged_file_that_nibabel_reads(tmp_path, size):
+    bars(tmp_path, ".nii", lambda path, values: nibabel.save(nibabel.Nifti1Image(values.T, np.eye(4)), path))
+    path = tmp_path / "pred" / "case_0.nii"
+    path.write_bytes(path.read_bytes()[:size])
+    (problem,) = problems_of(tmp_path)
+    assert "Case 'case_0'" in problem
+    assert "cannot be read as an image" in problem
+
+
+def test_series_of_one_volume(tmp_path):
+    def save(path, values):
+        image = sitk.GetImageFromArray(values[None], isVector=False)
+        image.SetSpacing((*SPACING_XYZ, 9.0))
+        sitk.WriteImage(image, str(path))
+
+    bars(tmp_path, ".nrrd", save)
+    assert evaluate(tmp_path).values("1", "volume_ref_mm3") == pytest.approx([18 * 2.31] * 2)
+
+
+@pytest.mark.parametrize(("shape", "vector"), [((2, 5, 7, 11), False), ((1, 7, 11, 2), True), ((7, 11, 3), True)])
+def test_more_than_one_value_per_voxel(tmp_path, shape, vector):
+    bars(tmp_path, ".nrrd", write)
+    image = sitk.GetImageFromArray(np.zeros(shape, np.uint8), isVector=vector)
+    sitk.WriteImage(image, str(tmp_path / "pred" / "case_0.nrrd"))
+    (problem,) = problems_of(tmp_path)
+    assert "Case 'case_0'" in problem
+    assert "expected one value per voxel" in problem
+
+
 @pytest.mark.parametrize("reader", [5, None, "Nonsense", ["SimpleITKIO"]])
 def test_reader_that_nnunet_does_not_have(folders, tmp_path, reader):
     content = {"labels": LABELS, "file_ending": ".xyz", "overwrite_image_reader_writer": reader}
@@ -238,6 +345,20 @@ def test_wrong_folders_and_dataset_json(folders, tmp_path):
     assert "cannot be read as JSON" in problems_of(folders)[0]
     (folders / "pred" / "dataset.json").unlink()
     assert "--dataset-json" in problems_of(folders)[0]
+
+
+@pytest.mark.parametrize("missing", ["pred", "ref"])
+def test_folder_that_does_not_exist_is_named(folders, missing):
+    (folders / missing).rename(folders / "elsewhere")
+    (problem,) = problems_of(folders)
+    assert problem.startswith(f"--{missing} '{folders / missing}' is no folder")
+
+
+def test_place_that_cannot_be_written_to_is_found_before_the_work(folders, monkeypatch):
+    monkeypatch.setattr("nnunet_wsl.evaluation.evaluate._attempt", lambda *_: pytest.fail("this may take hours"))
+    (folders / "file").write_text("")
+    with pytest.raises(InputError, match=r"--out .* cannot be written to"):
+        evaluate_folders(folders / "pred", folders / "ref", folders / "file" / "out")
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,22 @@ def test_object_that_fills_the_image():
     assert with_ignore == scores
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+@pytest.mark.parametrize("inside", [1, 2, 255])
+def test_masks_of_numbers_are_masks(dtype, inside):
+    pred, ref = (mask > 0 for mask in random_maps(7, 3))
+    scored = np.arange(ref.size).reshape(SHAPE) % 19 > 0
+    numbers = [(mask * inside).astype(dtype) for mask in (pred, ref, scored)]
+    expected = surface_metrics(pred, ref, SPACING_MM, 1.0, scored=scored)
+    assert surface_metrics(*numbers[:2], SPACING_MM, 1.0, scored=numbers[2]) == expected
+    assert surface_metrics(*numbers[:2], SPACING_MM, 1.0) == surface_metrics(pred, ref, SPACING_MM, 1.0)
+
+
+def test_masks_of_two_shapes():
+    with pytest.raises(ValueError, match=r"\(5, 7, 10\).*\(5, 7, 11\)"):
+        surface_metrics(np.ones((5, 7, 10), bool), np.ones(SHAPE, bool), SPACING_MM, 1.0)
+
+
 def test_tolerances_by_name():
     labels = labels_of(a=1, b=2, c=3).with_tolerances({"b": 2.5, None: 4.0})
     assert [o.tolerance_mm for o in labels.objects] == [4.0, 2.5, 4.0]
@@ -147,7 +163,14 @@ def test_tolerances_by_name():
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(None, "no 'labels'"), ({"background": 0, "ignore": 1}, "nothing to score"), ({"0": "background"}, "'0'")],
+    [
+        (None, "no 'labels'"),
+        ({"background": 0, "ignore": 1}, "nothing to score"),
+        ({"0": "background"}, "'0'"),
+        ({"background": 0, "a": -1}, "label 'a' is -1"),
+        ({"background": 0, "a": [1, -2], "b": 1}, r"label 'a' is \[1, -2\]"),
+        ({"background": 0, "a": 1, "ignore": -1}, "label 'ignore' is -1"),
+    ],
 )
 def test_labels_that_cannot_be_scored(labels, words):
     with pytest.raises(InputError, match=words):
