@@ -86,8 +86,6 @@ def print_means(result: Run) -> None:
     """Print mean and bootstrap interval of every object and metric, and what lies behind them."""
     import numpy as np
 
-    from nnunet_wsl.evaluation import bootstrap_interval
-
     print(f"{len(result.cases)} cases: mean (95% bootstrap interval over cases)")
     for key, name in result.names.items():
         print(f"\n{name}")
@@ -96,7 +94,7 @@ def print_means(result: Run) -> None:
             defined = values[np.isfinite(values)]
             title = f"{metric.title} at {result.tolerances_mm[key]:g} mm" if metric.key == "NSD" else metric.title
             if len(defined):
-                low, high = bootstrap_interval(defined)
+                low, high = result.interval(key, metric.key)
                 text = f"{defined.mean():.{metric.digits}f} ({low:.{metric.digits}f} to {high:.{metric.digits}f})"
             else:
                 text = "undefined"

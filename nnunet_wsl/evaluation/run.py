@@ -17,6 +17,7 @@ from nnunet_wsl import __version__
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.evaluation.output import write_json, write_table
 from nnunet_wsl.evaluation.scores import EMPTY_RULE, IGNORE_RULE, ObjectScores
+from nnunet_wsl.evaluation.statistics import LEVEL, bootstrap_interval
 
 SUMMARY_FILE = "summary.json"
 TABLE_FILE = "metrics.csv"
@@ -118,6 +119,11 @@ class Run:
         values = self.values(key, metric)
         return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else math.nan
 
+    def interval(self, key: str, metric: str) -> tuple[float, float]:
+        """Bootstrap interval of the mean over the cases in which the metric is defined; NaN if it is in none."""
+        values = self.values(key, metric)
+        return bootstrap_interval(values[np.isfinite(values)])
+
     def counts(self, key: str) -> dict[str, int]:
         """How often the object is absent, and how often a metric of it is undefined."""
         absent_ref, absent_pred = self.values(key, "n_ref") == 0, self.values(key, "n_pred") == 0
@@ -151,6 +157,11 @@ class Run:
                 "package_version": __version__,
                 "objects": dict(self.names),
                 "tolerances_mm": dict(self.tolerances_mm),
+                "mean_intervals": {
+                    key: {metric.key: list(self.interval(key, metric.key)) for metric in self.metrics}
+                    for key in self.names
+                },
+                "interval_level": LEVEL,
                 "counts": {key: self.counts(key) for key in self.names},
                 "empty_rule": EMPTY_RULE,
                 "ignore_rule": IGNORE_RULE,

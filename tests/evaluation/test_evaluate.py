@@ -95,6 +95,11 @@ def test_summary_has_the_layout_and_the_numbers_of_nnunet(folders, labels):
         means = [np.mean([case["metrics"][key][name] for case in expected]) for key in keys]
         assert [summary["mean"][key][name] for key in keys] == pytest.approx(means)
         assert summary["foreground_mean"][name] == pytest.approx(np.mean(means))
+    for key in keys:
+        # Of three cases, 1 in 27 resamples is three times the worst one: beyond the 2.5 % that the interval leaves out.
+        values = [case["metrics"][key]["Dice"] for case in expected]
+        interval = summary["wsl"]["mean_intervals"][str(key)]["Dice"]
+        assert interval == pytest.approx([min(values), max(values)])
 
 
 def test_files_and_table(folders):
