@@ -120,20 +120,18 @@ class CompactMapsDataset:
 
 
 class PatchesInImageLoader(nnUNetDataLoader):  # type: ignore[misc]
-    """nnU-Net's loader, whose patches stay in the image with an ignore label, too.
+    """nnU-Net's loader, whose patches stay in the image.
 
-    Of dense labels, nnU-Net draws patches that lie in the image (but for those that are to show a certain label, and
-    for the margin that augmentation needs). With an ignore label it centres them on an annotated voxel instead, and
-    clips them at one side of the image only, so that many consist of padding to a large part and show little of the
-    objects (nnU-Net's pull request 3033 reports the cause). Here such a patch is moved, as little as that takes, to
-    where nnU-Net could have drawn it of dense labels.
+    nnU-Net draws patches at random in the image, and the margin around it that augmentation needs. Those that are to
+    show a certain label, and with an ignore label all others too, it centres on a voxel instead, and clips them at one
+    side of the image only: many then consist of padding to a large part and show little of the objects (nnU-Net's pull
+    request 3033 reports it). Here such a patch is moved, as little as that takes, to where nnU-Net could have drawn it
+    at random; it still shows the voxel.
     """
 
-    def get_bbox(self, data_shape: Any, force_fg: bool, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+    def get_bbox(self, data_shape: Any, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
         """Draw the patch as nnU-Net does, then move it into the image."""
-        lower, upper = super().get_bbox(data_shape, force_fg, *args, **kwargs)
-        if force_fg or not self.has_ignore:
-            return lower, upper
+        lower, _ = super().get_bbox(data_shape, *args, **kwargs)
         # nnU-Net's bounds, which are local to its method: half of the padding is before the image, the rest behind it.
         shape, patch = np.array(data_shape), np.array(self.patch_size)
         padding = np.maximum(self.need_to_pad, patch - shape)
@@ -153,8 +151,8 @@ class CompactMapsLoader(PatchesInImageLoader):
         super().__init__(dataset, *args, transforms=transforms, **kwargs)
         transforms.compact = True
 
-    def get_bbox(self, data_shape: Any, force_fg: bool, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+    def get_bbox(self, data_shape: Any, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
         """Draw the patch, and tell where it lies."""
-        lower, upper = super().get_bbox(data_shape, force_fg, *args, **kwargs)
+        lower, upper = super().get_bbox(data_shape, *args, **kwargs)
         self.transforms.patch = MapsPatch(self._data.maps, lower, self.patch_size, self.patch_size_was_2d)
         return lower, upper

@@ -148,12 +148,12 @@ PATCHES = {"3d": ((14, 26, 24), (6, 14, 10)), "pseudo-2d": ((6, 26, 24), (6, 14,
     ("trainer", "compact"), [(nnUNetTrainer, True), (nnUNetTrainerDA5, True), (nnUNetTrainerDA5ord0, False)]
 )
 @pytest.mark.parametrize("dimensions", list(PATCHES))
-def test_batches_are_those_of_the_stock_loader(tmp_path, trainer, compact, dimensions):
+def test_batches_are_those_of_the_stock_loader_on_the_same_patches(tmp_path, trainer, compact, dimensions):
     write_cases(tmp_path / "plans", nnUNetDatasetBlosc2)
     initial, final = PATCHES[dimensions]
     labels = LabelManager({"background": 0, "a": 1}, None)
     batches = []
-    for loader_class in (nnUNetDataLoader, CompactMapsLoader):
+    for loader_class in (PatchesInImageLoader, CompactMapsLoader):
         stock = trainer.get_training_transforms(
             np.array(final), (-0.5, 0.5), [[1] * len(final)], (0, 1), dimensions == "pseudo-2d",
             use_mask_for_norm=[False] * C,
@@ -219,35 +219,29 @@ def test_cases_of_older_preprocessing_have_compact_files_too(tmp_path):
 
 @pytest.mark.parametrize("shape", [(9, 41, 17), (3, 5, 60)])  # larger and smaller than the patch
 @pytest.mark.parametrize("dimensions", list(PATCHES))
-def test_patches_around_annotated_voxels_stay_in_the_image(tmp_path, dimensions, shape):
+@pytest.mark.parametrize("of_label", [True, False])
+def test_patches_around_voxels_stay_in_the_image(tmp_path, dimensions, shape, of_label):
     initial, final = PATCHES[dimensions]
     annotated = np.argwhere(np.random.default_rng(1).random(shape) < 0.2)
-    labels = LabelManager({"background": 0, "a": 1, "ignore": 2}, None)
-    locations = {1: annotated[:3], (-1, 0, 1): annotated}
+    locations = {1: annotated[::7], (-1, 0, 1): annotated}
     locations = {key: np.insert(voxels, 0, 0, axis=1) for key, voxels in locations.items()}
     write_cases(tmp_path / "plans", nnUNetDatasetBlosc2)
     dataset = nnUNetDatasetBlosc2(str(tmp_path / "plans"))
-    stock, ours, dense = (
-        kind(dataset, 2, initial, final, manager, 0.5)
-        for kind, manager in (
-            (nnUNetDataLoader, labels),
-            (PatchesInImageLoader, labels),
-            (nnUNetDataLoader, LabelManager({"background": 0, "a": 1}, None)),
-        )
-    )
+    sparse, dense = (LabelManager({"background": 0, "a": 1} | more, None) for more in ({"ignore": 2}, {}))
 
-    def starts(loader, force_fg=False):
+    def starts(kind, labels, of_label):
+        loader = kind(dataset, 2, initial, final, labels, 0.5)
         np.random.seed(3)  # noqa: NPY002 - what nnU-Net draws from
-        boxes = [loader.get_bbox(shape, force_fg, locations) for _ in range(400)]
-        assert all(np.array_equal(np.subtract(*box[::-1]), loader.patch_size) for box in boxes)
-        return np.array([box[0] for box in boxes])
+        boxes = [loader.get_bbox(shape, of_label, locations) for _ in range(400)]
+        assert all((np.subtract(upper, lower) == loader.patch_size).all() for lower, upper in boxes)
+        return np.array([lower for lower, _ in boxes])
 
-    # Where nnU-Net draws patches of dense labels is where ours must lie: no oracle of our own.
-    allowed = starts(dense)
-    found, before = starts(ours), starts(stock)
+    # Where nnU-Net draws patches of dense labels at random is where ours must lie.
+    allowed = starts(nnUNetDataLoader, dense, of_label=False)
+    assert np.array_equal(starts(PatchesInImageLoader, dense, of_label=False), allowed)
+    found, before = (starts(kind, sparse, of_label) for kind in (PatchesInImageLoader, nnUNetDataLoader))
     assert (found >= allowed.min(axis=0)).all()
     assert (found <= allowed.max(axis=0)).all()
     assert (before > allowed.max(axis=0)).any()
     inside = (before <= allowed.max(axis=0)).all(axis=1)
     assert np.array_equal(found[inside], before[inside])  # moved only if need be
-    assert np.array_equal(starts(ours, force_fg=True), starts(stock, force_fg=True))
