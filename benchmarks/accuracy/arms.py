@@ -43,11 +43,14 @@ class Method:
         Class in ``trainers/``.
     relevance : str
         Which relevance channels it needs, a key of `RELEVANCE`.
+    in_image : bool
+        Whether its patches stay in the image, as those of ``WSLTrainer`` do, or are nnU-Net's own.
     """
 
     title: str
     trainer: str
     relevance: str = "Relevance"
+    in_image: bool = True
 
 
 RELEVANCE = {
@@ -74,9 +77,10 @@ LABELLINGS = {
 }
 
 METHODS = {
-    "stock": Method("stock", "StudyStock", ""),
+    "stock": Method("stock", "StudyStock", "", in_image=False),
     "in-image": Method("stock, patches in the image", "StudyStockInImage", ""),
     "wsl": Method("WSL", "StudyWSL"),
+    "wsl-stock-patches": Method("WSL, nnU-Net's patches", "StudyWSLStockPatches", in_image=False),
     "weight0.3": Method("WSL, lambda 0.3", "StudyWSLWeight03"),
     "weight3": Method("WSL, lambda 3", "StudyWSLWeight3"),
     "squared": Method("WSL, squared error", "StudyWSLSquaredError"),
@@ -86,7 +90,7 @@ METHODS = {
     "focused": Method("WSL, and cross-entropy near contours", "StudyWSLFocused"),
     "focused-only": Method("cross-entropy near contours, no relevance head", "StudyFocused"),
     "signed": Method("signed distance head", "StudySignedDistance"),
-    "boundary": Method("boundary loss", "StudyBoundary", ""),
+    "boundary": Method("boundary loss", "StudyBoundary", "", in_image=False),
     "fused": Method("WSL, one fused map", "StudyWSLFused"),
     "both": Method("WSL, distance and intensity", "StudyWSL", "Both"),
     "wide": Method("WSL, sigma 2 mm", "StudyWSL", "Wide"),
@@ -137,7 +141,7 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
     for arm in arms:
         labelling, method = ARMS[arm]
         others = [f"{labelling}-stock"]
-        if METHODS[method].relevance:
+        if METHODS[method].in_image:
             others.append(f"{labelling}-in-image")
         if labelling.endswith("-gated"):
             step = labelling.removesuffix("-gated")

@@ -149,9 +149,11 @@ def effort(study: dict[str, Any], path: Path) -> None:
 
 LINES = {
     "dense-stock": ("#868e96", "s--"),
+    "dense-wsl-stock-patches": ("#74a9ff", "^:"),
     "dense-wsl": ("#0a6cff", "o-"),
     "every5-ignore-stock": ("#d9480f", "s--"),
     "every5-gated-stock": ("#2b8a3e", "s--"),
+    "every5-gated-wsl-stock-patches": ("#69db7c", "^:"),
     "every5-gated-wsl": ("#0b7285", "o-"),
 }
 """Colour and style of the arms that were trained for several lengths."""
@@ -226,8 +228,10 @@ def section(path: Path) -> str:
     ]
     if study.get("comparisons"):
         lines += ["", comparisons(study)]
-    if {"dense-stock", "dense-wsl"} <= arms_of(study).keys():
-        lines += ["", speed(study, "dense-wsl", "dense-stock")]
+    # Pseudo Dice is that of validation patches: it can be compared between trainings that see patches of one kind.
+    for stock, faster in (("dense-stock", "dense-wsl-stock-patches"), ("dense-in-image", "dense-wsl")):
+        if {stock, faster} <= arms_of(study).keys():
+            lines += ["", speed(study, faster, stock)]
     if len({run["share_drawn"] for run in study["runs"]}) > 1:
         picture = DOCS / "images" / f"evidence_{path.stem}_effort.png"
         effort(study, picture)

@@ -74,6 +74,13 @@ class StudyWSL(Study, WSLTrainer):
     """The package's default trainer."""
 
 
+class StudyWSLStockPatches(StudyWSL):
+    """The package's default trainer, but for the patches: they are nnU-Net's own."""
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
+
+
 class StudyWSLWeight03(StudyWSL):
     """Less weight on the relevance."""
 
