@@ -123,14 +123,14 @@ def effort(study: dict[str, Any], path: Path) -> None:
         if ARMS[arm][0].startswith(("dense", "every"))
     }
     for between, colour in zip(BETWEEN, ("#d9480f", "#0a6cff", "#2b8a3e"), strict=True):
-        for method, style in (("stock", "s--"), ("wsl", "o-")):
+        for method, style in (("stock", "s--"), ("wsl-stock-patches", "^:"), ("wsl", "o-")):
             line = [points[arm] for arm in points if ARMS[arm][0].endswith(between) and ARMS[arm][1] == method]
             if not line:
                 continue
             if f"dense-{method}" in points:
                 line.append(points[f"dense-{method}"])
             line.sort(key=lambda point: point[0])
-            # The two methods stand side by side.
+            # The methods stand side by side.
             shares = np.array([share for share, _ in line]) * (0.985 if method == "stock" else 1.015)
             title = f"{BETWEEN[between]}: {METHODS[method].title}"
             axes.plot(shares, [dice.mean() for _, dice in line], style, color=colour, label=title, markersize=8)
@@ -194,16 +194,19 @@ def lengths(studies: list[dict[str, Any]], path: Path) -> None:
 
 
 def speed(study: dict[str, Any], faster: str, stock: str) -> str:
-    """How soon an arm reaches the final pseudo Dice of another one."""
-    mean = {
-        arm: np.mean([r["curves"]["mean_fg_dice"] for r in study["runs"] if r["arm"] == arm], axis=0)
+    """How soon an arm reaches the final pseudo Dice of another one, with the seeds that both have."""
+    curves_of = {
+        arm: {r["seed"]: r["curves"]["mean_fg_dice"] for r in study["runs"] if r["arm"] == arm}
         for arm in (faster, stock)
     }
+    seeds = sorted(curves_of[faster].keys() & curves_of[stock].keys())
+    mean = {arm: np.mean([of_seed[seed] for seed in seeds], axis=0) for arm, of_seed in curves_of.items()}
     final = mean[stock][-1]
     first = {arm: np.flatnonzero(curve >= final) + 1 for arm, curve in mean.items()}
     titles = {arm: title_of(run) for arm, run in arms_of(study).items()}
     start = (
-        f'Pseudo Dice on validation patches, mean over seeds: "{titles[stock]}" ends at {final:.3f}, and first has '
+        f"Pseudo Dice on validation patches, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: "
+        f'"{titles[stock]}" ends at {final:.3f}, and first has '
         f'that after {first[stock][0]} of {len(mean[stock])} epochs; "{titles[faster]}" '
     )
     return start + (f"after {first[faster][0]}." if len(first[faster]) else "never gets there.")
