@@ -132,7 +132,7 @@ class PatchesInImageLoader(nnUNetDataLoader):  # type: ignore[misc]
     def get_bbox(self, data_shape: Any, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
         """Draw the patch as nnU-Net does, then move it into the image."""
         lower, _ = super().get_bbox(data_shape, *args, **kwargs)
-        # nnU-Net's bounds, which are local to its method: half of the padding is before the image, the rest behind it.
+        # nnU-Net's bounds, which are local to its method: half of the padding, rounded up, is on either side.
         shape, patch = np.array(data_shape), np.array(self.patch_size)
         padding = np.maximum(self.need_to_pad, patch - shape)
         last = shape + padding // 2 + padding % 2 - patch
