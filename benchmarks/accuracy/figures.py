@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import cycle
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,17 @@ def comparisons(study: dict[str, Any]) -> str:
 
 def curves(study: dict[str, Any], path: Path) -> None:
     """Mask loss and pseudo Dice of every arm per epoch: thin lines are seeds, thick ones their mean."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     loss, dice = figure.subplots(1, 2)
-    for colour, (arm, run) in zip(cycle(COLOURS), arms_of(study).items(), strict=False):
+    lines = product(("-", "--", ":"), COLOURS)
+    for (style, colour), (arm, run) in zip(lines, arms_of(study).items(), strict=False):
         logged = [r["curves"] for r in study["runs"] if r["arm"] == arm]
         # Without relevance supervision the whole loss is the second difference.
         losses = [c.get("train_second_difference", c["train_losses"]) for c in logged]
         for axes, values in ((loss, np.array(losses)), (dice, np.array([c["mean_fg_dice"] for c in logged]))):
             epochs = np.arange(1, values.shape[1] + 1)
-            axes.plot(epochs, values.mean(0), color=colour, linewidth=2, label=title_of(run))
+            axes.plot(epochs, values.mean(0), style, color=colour, linewidth=2, label=title_of(run))
             if len(values) > 1:
                 axes.plot(epochs, values.T, color=colour, linewidth=0.5, alpha=0.6)
     loss.set_title("second difference (mask loss), training patches")
@@ -107,7 +108,7 @@ def curves(study: dict[str, Any], path: Path) -> None:
     for axes in (loss, dice):
         axes.set_xlabel(f"epoch of {study['budget']['iterations_per_epoch']} iterations")
         axes.grid(alpha=0.3)
-    dice.legend(fontsize=7)
+    figure.legend(*dice.get_legend_handles_labels(), loc="outside right center", fontsize=7)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
