@@ -73,7 +73,6 @@ LABELLINGS = {
     "jitter2": Labelling("every slice, jitter 2 mm", Simulation(jitter_mm=2.0)),
     "open": Labelling("half of the slices half drawn", Simulation(opened=0.5)),
     "dropped-gated": Labelling("30 % of the slices forgotten, gated", Simulation(drop=0.3), "gated"),
-    "open90": Labelling("nine of ten slices half drawn", Simulation(opened=0.9)),
 }
 
 METHODS = {
@@ -131,7 +130,7 @@ def title_of(arm: str) -> str:
 
 
 def pairs(arms: list[str]) -> list[tuple[str, str]]:
-    """Which arms are compared, decided before the runs; the first of a pair is what the second is held against.
+    """Which arms are compared; the first of a pair is what the second is held against.
 
     Of one labelling, every method with stock and with stock on the same patches; of one method, gated with ignored and
     interpolated; and what is gated with all slices drawn, by stock and by the same method, and with stock on what is

@@ -302,14 +302,14 @@ def _read(path: Path) -> sitk.Image:
 
     try:
         check_complete(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: cannot be read: there is no such file.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}.") from error
-    try:
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = "it is no image of a known format, or damaged" if path.is_file() else "there is no such file"
+    except (OSError, RuntimeError) as error:
+        if not path.is_file():
+            reason = "there is no such file"
+        elif isinstance(error, OSError):
+            reason = str(error)
+        else:
+            reason = "it is no image of a known format, or damaged"
         raise InputError(f"{path}: cannot be read: {reason}.") from error
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(
