@@ -19,6 +19,7 @@ from nnunet_wsl.cli.main import main
 from nnunet_wsl.contract import FUSED
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.inference import RelevancePredictor
+from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -335,3 +336,16 @@ def test_a_trainer_without_loader_is_refused(tiny, nnunet):
     tiny()
     with pytest.raises(NotImplementedError, match=r"TinyWSLMadeUpBatches trains on made-up batches.*Mix"):
         nnunet("train", 801, "2d", 0, "-tr", "TinyWSLMadeUpBatches", "-device", "cpu")
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_patches_of_training_and_validation_stay_in_the_image(tiny, monkeypatch, compact):
+    folder = tiny("ignore") / "nnUNet_preprocessed" / "Dataset801_Tiny"
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    if not compact:
+        (folder / "nnUNetPlans_2d_target_maps").touch()  # in the way
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
+    trainer.initialize()
+    loaders = [augmenter.data_loader for augmenter in trainer.get_dataloaders()]
+    assert all(isinstance(loader, PatchesInImageLoader) for loader in loaders)
+    assert all(isinstance(loader, CompactMapsLoader) == compact for loader in loaders)
