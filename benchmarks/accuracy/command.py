@@ -4,7 +4,8 @@ The cases are shuffled once: the first train, the next validate during training,
 nothing; with ``--screening`` the cases behind those are scored instead, to choose by. Contours of the training cases
 are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds and number of
 iterations. A study that was cut off continues where it stopped when the command is given again; the results are written
-after every training.
+after every training. On another machine, ``--extend`` takes the trainings that the committed results hold, and trains
+the others.
 
 The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
 ``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda
@@ -29,7 +30,19 @@ import SimpleITK as sitk
 import torch
 from arms import ARMS, LABELLINGS, MAIN_ARMS, METHODS, dataset_of, pairs, settings_of, title_of
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from study import Arm, Budget, collect_curves, compare, environment, is_trained, plan, save, shrink, train
+from study import (
+    Arm,
+    Budget,
+    collect_curves,
+    compare,
+    environment,
+    is_trained,
+    plan,
+    recorded_runs,
+    save,
+    shrink,
+    train,
+)
 
 from nnunet_wsl.conversion import convert_masks
 from nnunet_wsl.evaluation import evaluate_folders
@@ -119,6 +132,10 @@ def main(data_set: DataSet, description: str) -> None:
     )  # fmt: skip
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--finished-only", action="store_true", help="train nothing: write the results there are")
+    parser.add_argument(
+        "--extend", action="store_true",
+        help="take the arms and seeds that results/NAME.json has from there; its study must be the same",
+    )  # fmt: skip
     args = parser.parse_args()
     work = args.work.resolve()
     os.environ.update(environment(work))
@@ -140,18 +157,6 @@ def main(data_set: DataSet, description: str) -> None:
         args.epochs, args.iterations, tuple(args.seeds), device=args.device, optimiser=args.optimiser,
         configuration=f"{data_set.configuration.split('_')[0]}_small" if small else data_set.configuration,
     )  # fmt: skip
-    arms, share_drawn = {}, {}
-    for name in args.arms:
-        dataset = dataset_of(name)
-        _prepare(work, data_set, name, training, validation)
-        if small:
-            shrink(
-                work, dataset, budget.configuration, planned=data_set.configuration, features=tuple(args.features),
-                patch_zyx=tuple(args.patch), batch_size=args.batch_size,
-            )  # fmt: skip
-        arms[name] = Arm(title_of(name), METHODS[ARMS[name][1]].trainer, dataset)
-        share_drawn[name] = _share_drawn(work, data_set, dataset, training)
-
     # What the command line of the machine that ran it needs to repeat the study, without its folders.
     command = shlex.join(["python", f"benchmarks/accuracy/{data_set.script}", "DATA", *_options(sys.argv[1:], args)])
     notes: dict[str, Any] = {
@@ -172,9 +177,29 @@ def main(data_set: DataSet, description: str) -> None:
         "labels": {str(value): name for name, value in data_set.labels.items()},
         "tolerance_mm": data_set.tolerance_mm,
     }
+    recorded = recorded_runs(args.name, budget, notes) if args.extend else {}
+
+    arms, share_drawn = {}, {}
+    for name in args.arms:
+        if all((name, seed) in recorded for seed in budget.seeds):
+            continue
+        dataset = dataset_of(name)
+        _prepare(work, data_set, name, training, validation)
+        if small:
+            shrink(
+                work, dataset, budget.configuration, planned=data_set.configuration, features=tuple(args.features),
+                patch_zyx=tuple(args.patch), batch_size=args.batch_size,
+            )  # fmt: skip
+        arms[name] = Arm(title_of(name), METHODS[ARMS[name][1]].trainer, dataset)
+        share_drawn[name] = _share_drawn(work, data_set, dataset, training)
+
     runs: list[dict[str, Any]] = []
     for seed in budget.seeds:
-        for name, arm in arms.items():
+        for name in args.arms:
+            if (name, seed) in recorded:
+                runs.append(recorded[name, seed])
+                continue
+            arm = arms[name]
             if args.finished_only and not is_trained(work, arm, budget, seed):
                 continue
             fold = train(work, arm, budget, seed)
@@ -191,13 +216,21 @@ def main(data_set: DataSet, description: str) -> None:
                 }
             )
             print(f"{name}, seed {seed}: " + ", ".join(f"{m} {_mean(scores[m]):.3f}" for m in scores), flush=True)
-            done = {run["arm"] for run in runs}
-            notes["comparisons"] = [
-                compare(runs, *pair, metric)
-                for pair in pairs([arm for arm in arms if arm in done])
-                for metric in SCORES.values()
-            ]
-            save(args.name, command, budget, runs, notes)
+            _save(args, command, budget, runs, notes)
+    _save(args, command, budget, runs, notes)
+
+
+def _save(
+    args: argparse.Namespace, command: str, budget: Budget, runs: list[dict[str, Any]], notes: dict[str, Any]
+) -> None:
+    """Compare the arms that are there, and write everything."""
+    done = {run["arm"] for run in runs}
+    comparisons = [
+        compare(runs, *pair, metric)
+        for pair in pairs([arm for arm in args.arms if arm in done])
+        for metric in SCORES.values()
+    ]
+    save(args.name, command, budget, runs, notes | {"comparisons": comparisons})
 
 
 def _network_text(args: argparse.Namespace, data_set: DataSet) -> str:
@@ -220,7 +253,7 @@ def _network_text(args: argparse.Namespace, data_set: DataSet) -> str:
 
 def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
     """The options of the command line, with a placeholder for the folder of this machine."""
-    options = [option for option in argv if option not in (str(args.data), "--finished-only")]
+    options = [option for option in argv if option not in (str(args.data), "--finished-only", "--extend")]
     return ["FOLDER" if option == str(args.work) else option for option in options]
 
 

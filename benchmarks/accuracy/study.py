@@ -273,7 +273,7 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
         "study": name,
         "command": command,
         "budget": budget.__dict__ | {"seeds": list(budget.seeds)},
-        "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch", "numpy")},
+        "versions": _versions(),
         "hardware": {"machine": platform.machine(), "cores": usable_cores(), "device": budget.device},
         **notes,
     }
@@ -282,3 +282,27 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
     lines = ",\n  ".join(json.dumps(run) for run in runs)
     path.write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
     return path
+
+
+def recorded_runs(name: str, budget: Budget, notes: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Trainings that the results of a study hold, by arm and seed.
+
+    Raises
+    ------
+    ValueError
+        If they were made in another way: with another budget, network, cases, labels, versions and so on.
+    """
+    path = RESULTS / f"{name}.json"
+    recorded = json.loads(path.read_text())
+    # As it will be written: JSON has no tuples.
+    expected = json.loads(json.dumps(notes | {"budget": budget.__dict__, "versions": _versions()}))
+    for content in (recorded, expected):
+        content["budget"] = {key: value for key, value in content["budget"].items() if key != "seeds"}
+    different = sorted(key for key, value in expected.items() if recorded.get(key) != value)
+    if different:
+        raise ValueError(f"{path} is of another study: it differs in {', '.join(different)}")
+    return {(run["arm"], run["seed"]): run for run in recorded["runs"]}
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("nnunet_wsl", "nnunetv2", "torch", "numpy")}

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any
 
 from nnunet_wsl.cli.env import VARIABLE, trainer_folders
 from nnunet_wsl.errors import InputError
@@ -38,12 +42,37 @@ def run(args: argparse.Namespace) -> int:
     os.environ[VARIABLE] = trainer_folders()
 
     import torch
-    from nnunetv2.run.run_training import run_training_entry
+    from nnunetv2.run import run_training as nnunet
 
     names_device = any(argument.startswith("-d") for argument in arguments)
     if not names_device and not asks_for_help and not torch.cuda.is_available():
         raise InputError("No CUDA device found, and nnU-Net trains on CUDA by default. Add: -device cpu (or mps).")
     # The default comes first: of several -tr, however spelt, the last one counts.
     sys.argv = ["nnUNetv2_train", "-tr", "WSLTrainer", *arguments]
-    run_training_entry()
+    train = nnunet.run_training
+    nnunet.run_training = _checked(train)
+    try:
+        nnunet.run_training_entry()
+    finally:
+        nnunet.run_training = train
     return 0
+
+
+def _checked(train: Callable[..., None]) -> Callable[..., None]:
+    """Check the arguments, as nnU-Net has parsed them, before nnU-Net trains."""
+    from nnunet_wsl.training.checks import check_training
+
+    @wraps(train)
+    def check_and_train(*args: Any, **kwargs: Any) -> None:
+        given = signature(train).bind(*args, **kwargs).arguments
+        check_training(
+            str(given["dataset_name_or_id"]),
+            given["configuration"],
+            str(given["fold"]),
+            given["trainer_class_name"],
+            given["plans_identifier"],
+            given["pretrained_weights"],
+        )
+        train(*args, **kwargs)
+
+    return check_and_train

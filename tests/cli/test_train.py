@@ -33,11 +33,13 @@ def test_without_cuda_it_says_how_to_go_on(clean, monkeypatch, capsys, tmp_path)
 
 @pytest.mark.parametrize("spelling", [["-tr", "Mine"], ["-tr=Mine"], ["-t", "Mine"]])
 @pytest.mark.parametrize("device", [["-device", "cpu"], ["-device=cpu"]])
-def test_the_users_trainer_and_device_count(clean, monkeypatch, tmp_path, spelling, device):
+def test_the_users_trainer_and_device_count(clean, monkeypatch, tmp_path, capsys, spelling, device):
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer Mine"):  # nnU-Net's own words
-        main(["train", "501", "3d_fullres", "0", *spelling, *device])
+    assert main(["train", "501", "3d_fullres", "0", *spelling, *device]) == 2
+    trainer, dataset = capsys.readouterr().err.splitlines()
+    assert "Could not find requested nnunet trainer Mine" in trainer  # nnU-Net's own words
+    assert "Dataset '501'" in dataset
 
 
 def test_every_argument_is_passed_on(clean, monkeypatch, capsys):

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from nnunet_wsl.errors import InputError
+from nnunet_wsl.training.checks import check_training
+
+GOOD = {
+    "dataset": "801",
+    "configuration": "3d_fullres",
+    "fold": "0",
+    "trainer": "WSLTrainer",
+    "plans_identifier": "nnUNetPlans",
+    "pretrained_weights": None,
+}
+
+
+@pytest.fixture
+def preprocessed(tiny, monkeypatch):
+    from nnunet_wsl.cli.env import trainer_folders
+
+    folder = tiny()
+    monkeypatch.setenv("nnUNet_extTrainer", trainer_folders())
+    return folder / "nnUNet_preprocessed" / "Dataset801_Tiny"
+
+
+def problems_of(**changes):
+    with pytest.raises(InputError) as found:
+        check_training(**GOOD | changes)
+    return found.value.problems
+
+
+@pytest.mark.parametrize("changes", [{}, {"dataset": "Dataset801_Tiny"}, {"configuration": "2d"}, {"fold": "all"}])
+def test_what_is_there_passes(preprocessed, changes):
+    check_training(**GOOD | changes)
+
+
+def test_weights_that_are_there_pass(preprocessed):
+    check_training(**GOOD | {"pretrained_weights": str(preprocessed / "dataset.json")})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": "802"}, ["'802'", "Dataset801_Tiny"]),
+        ({"dataset": "Tiny"}, ["'Tiny'", "id or the name", "Dataset801_Tiny"]),
+        ({"dataset": "Dataset802_Tiny"}, ["Dataset802_Tiny is not in", "nnUNetv2_plan_and_preprocess"]),
+        ({"configuration": "3d_lowres"}, ["'3d_lowres'", "2d, 3d_fullres"]),
+        ({"fold": "first"}, ["'first'", "'all'"]),
+        ({"fold": "-1"}, ["'-1'"]),
+        ({"trainer": "Mine"}, ["'Mine'", "Could not find"]),
+        ({"trainer": "nnUNetTrainer"}, ["2 relevance and confidence channels", "--relevance none"]),
+        ({"plans_identifier": "nnUNetResEncUNetMPlans"}, ["nnUNetResEncUNetMPlans.json", "there: nnUNetPlans."]),
+        ({"pretrained_weights": "/nowhere/weights.pth"}, ["/nowhere/weights.pth", "no such file"]),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(preprocessed, changes, expected):
+    (problem,) = problems_of(**changes)
+    for part in expected:
+        assert part in problem
+
+
+def test_all_problems_are_reported_together(preprocessed):
+    found = problems_of(dataset="802", fold="x", trainer="Mine", pretrained_weights="/nowhere")
+    assert [problem.split()[0] for problem in found] == ["Fold", "-pretrained_weights", "Trainer", "Dataset"]
+
+
+def test_planned_but_not_preprocessed(preprocessed):
+    shutil.rmtree(preprocessed / "nnUNetPlans_3d_fullres")
+    (problem,) = problems_of()
+    assert "nnUNetv2_preprocess -d 801 -plans_name nnUNetPlans -c 3d_fullres" in problem
+    check_training(**GOOD | {"configuration": "2d"})
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "nnUNetPlans.json"])
+def test_a_damaged_file_is_named(preprocessed, name):
+    (preprocessed / name).write_text("{")
+    (problem,) = problems_of()
+    assert str(preprocessed / name) in problem
+
+
+def test_stock_trainer_on_a_dataset_without_relevance_is_fine(preprocessed):
+    path = preprocessed / "dataset.json"
+    content = json.loads(path.read_text())
+    content["channel_names"] = {"0": "CT"}
+    content["wsl"]["relevance_channels"] = {}
+    path.write_text(json.dumps(content))
+    check_training(**GOOD | {"trainer": "nnUNetTrainer"})
+
+
+def test_trainer_of_the_users_own_with_relevance_passes(preprocessed, tmp_path, monkeypatch):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "own_trainers.py").write_text(
+        "from nnunet_wsl.training import RelevanceSupervision\n"
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class OwnTrainer(RelevanceSupervision, nnUNetTrainer):\n"
+        "    pass\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+    check_training(**GOOD | {"trainer": "OwnTrainer"})
