@@ -69,8 +69,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="distance to the RTSTRUCT's polylines instead of the voxels that they pass through",
     )  # fmt: skip
     parser.add_argument(
-        "--outside", choices=("error", "clip"), default="error",
-        help="contours of the RTSTRUCT that leave the image by more than half a voxel (default: %(default)s)",
+        "--outside", choices=("error", "clip"),
+        help="contours of the RTSTRUCT that leave the image by more than half a voxel (default: error)",
     )  # fmt: skip
     parser.set_defaults(func=run)
 
@@ -108,9 +108,15 @@ def run(args: argparse.Namespace) -> int:
     _check_scales(args)
     _check_output(args.output, args.overwrite, (args.image, args.contours))
     image = _read_image(args.image, args.contours)
-    objects = _read_objects(args.contours, image, args.objects, args.outside)
-    if args.exact and objects.placed is None:
-        raise InputError("--exact needs polylines, but a label map has voxels only. Give an RTSTRUCT.")
+    objects = _read_objects(args.contours, image, args.objects, args.outside or "error")
+    if objects.placed is None:
+        problems = [
+            f"{option} needs polylines, but a label map has voxels only. Leave it out, or give an RTSTRUCT."
+            for option, given in (("--exact", args.exact), ("--outside", args.outside is not None))
+            if given
+        ]
+        if problems:
+            raise InputError(problems)
     settings = _settings(args, image, objects)
     contours: list[Any] = objects.voxels
     if args.exact and objects.placed is not None:

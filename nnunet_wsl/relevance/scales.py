@@ -122,6 +122,8 @@ def case_fingerprint(
     objects = []
     for k, given in enumerate(contour_voxels):
         mask = None if masks is None else np.asarray(masks[k], dtype=np.bool_)
+        if mask is not None and shape is not None and mask.shape != shape:
+            raise ValueError(f"mask {k} has shape {mask.shape}, but the image channels {shape}; expected the same")
         voxels = ContourVoxels.of(given, shape if mask is None else mask.shape)
         spacing_zyx(spacing_mm, voxels.shape)
         objects.append(_object_fingerprint(channels, mask, voxels, spacing_mm) if len(voxels.index_zyx) else None)

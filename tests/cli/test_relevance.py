@@ -113,6 +113,7 @@ def test_a_file_that_is_cut_off(files, tmp_path, capsys):
         ({"--object": "2"}, "no label '2'; there are '1', '3'"),
         ({"--sigma-mm": "0"}, "sigma_mm must be positive"),
         ({"--exact": None}, "--exact needs polylines"),
+        ({"--outside": "error"}, "--outside needs polylines"),
         ({"--mode": "both", "--intensity-scale": ("1", "2")}, "--intensity-scale has 2 values; expected 1"),
         ({"--intensity-scale": "5"}, "--intensity-scale has no effect in mode 'distance'"),
         ({"--mode": "intensity", "--sigma-mm": "5"}, "--sigma-mm has no effect in mode 'intensity'"),

@@ -155,3 +155,11 @@ def test_boundary_voxels_by_hand():
     np.testing.assert_array_equal(boundary_voxels(mask[0]), found[0].astype(bool))
     with pytest.raises(ValueError, match="two or three axes"):
         boundary_voxels(np.ones(3, dtype=bool))
+
+
+def test_masks_of_another_shape_than_the_image_are_refused():
+    mask = np.zeros((4, 7), bool)
+    mask[1:3, 2:5] = True
+    image = np.zeros((1, 4, 8))
+    with pytest.raises(ValueError, match=r"mask 0 has shape \(4, 7\), but the image channels \(4, 8\)"):
+        case_fingerprint(image, [mask], [boundary_voxels(mask)], (0.7, 1.1))
