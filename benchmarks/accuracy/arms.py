@@ -57,6 +57,7 @@ RELEVANCE = {
     "": ConversionSettings(relevance="none"),
     "Relevance": ConversionSettings(),
     "Both": ConversionSettings(relevance_mode="both"),
+    "Intensity": ConversionSettings(relevance_mode="intensity"),
     "Wide": ConversionSettings(sigma_mm=(2.0,)),
 }
 """Kinds of relevance channels, by what is appended to the dataset's name."""
@@ -92,6 +93,7 @@ METHODS = {
     "boundary": Method("boundary loss", "StudyBoundary", "", in_image=False),
     "fused": Method("WSL, one fused map", "StudyWSLFused"),
     "both": Method("WSL, distance and intensity", "StudyWSL", "Both"),
+    "intensity": Method("WSL, intensity", "StudyWSL", "Intensity"),
     "wide": Method("WSL, sigma 2 mm", "StudyWSL", "Wide"),
     "wide-entropy": Method("WSL, sigma 2 mm, cross-entropy", "StudyWSLCrossEntropy", "Wide"),
     "wide-entropy-decay": Method(
