@@ -10,16 +10,14 @@ import itertools
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nnunet_wsl.contours import (
     ContourSet,
@@ -64,6 +62,7 @@ from nnunet_wsl.conversion.supervision import (
     yield_to_drawn,
 )
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.parallel import for_all
 from nnunet_wsl.relevance import (
     CaseFingerprint,
     RelevanceSettings,
@@ -75,9 +74,6 @@ from nnunet_wsl.relevance import (
 from nnunet_wsl.relevance.settings import RANGES
 
 _LOG = logging.getLogger(__name__)
-
-Input = TypeVar("Input")
-Result = TypeVar("Result")
 
 
 ANNOTATED_FILE = "wsl_annotated.json"
@@ -323,44 +319,6 @@ def convert_cases(
             interpolated,
             "where an interpolation of its contours is sure" if settings.between == "gated" else "by interpolation",
         )
-
-
-def for_all(
-    function: Callable[[Input], Result], items: Sequence[Input], jobs: int, description: str
-) -> tuple[list[Result], list[str]]:
-    """Apply a function to all items, in parallel processes and with a progress bar.
-
-    Parameters
-    ----------
-    function : callable
-        Raises InputError for a bad item.
-    items : sequence
-        Its arguments.
-    jobs : int
-        Number of processes; 1 stays in this one.
-    description : str
-        Text of the progress bar.
-
-    Returns
-    -------
-    list
-        The results of the good items.
-    list of str
-        The problems of all bad items.
-    """
-
-    def attempt(item: Input) -> Result | InputError:
-        try:
-            return function(item)
-        except InputError as error:
-            return error
-
-    outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(attempt)(item) for item in items)
-    outcomes = list(tqdm(outcomes, description, len(items), delay=2, unit="case"))
-    return (
-        [outcome for outcome in outcomes if not isinstance(outcome, InputError)],
-        [problem for outcome in outcomes if isinstance(outcome, InputError) for problem in outcome.problems],
-    )
 
 
 def _read_annotated(

@@ -6,11 +6,11 @@ import logging
 import os
 from pathlib import Path
 
-from nnunet_wsl.conversion.cases import for_all
 from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, write_volume
 from nnunet_wsl.conversion.naming import case_names
 from nnunet_wsl.conversion.series import Series, find_dicom
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
 

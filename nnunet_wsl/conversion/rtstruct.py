@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_wsl.contours import ContourSet, Grid, RTStruct, place, read_rtstruct
-from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases, for_all
+from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.matching import common_modality, match_series
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
 from nnunet_wsl.conversion.objects import check_rois, match_rois, matching_names, rois_of_all
 from nnunet_wsl.conversion.series import DicomSource, Series, find_dicom
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
 

@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from nnunet_wsl.contours import Contour, ContourSet, Grid, place
 from nnunet_wsl.contours.text import FIRST_PIXEL, read_text_contour
-from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases, for_all
+from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.matching import common_modality
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
 from nnunet_wsl.conversion.objects import check_rois
 from nnunet_wsl.conversion.series import Series, files_below, find_dicom
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,11 +7,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.evaluation.figures import WORST_CASES, CaseView, draw_distributions, draw_worst_cases, worst_first
@@ -20,6 +18,7 @@ from nnunet_wsl.evaluation.objects import ScoredLabels
 from nnunet_wsl.evaluation.output import results_in
 from nnunet_wsl.evaluation.run import CaseScores, Run, case_metrics
 from nnunet_wsl.evaluation.scores import score_label_maps
+from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,13 +78,11 @@ def evaluate_folders(
     pairs = pair_cases(pred, ref, content["file_ending"], predicted_only=predicted_only)
     reader = _reader(content, path, [pair.ref for pair in pairs])
     with results_in(out) as folder:  # from the start, to find now and not in hours that it cannot be written to
-        outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(_attempt)(p, reader, labels) for p in pairs)
-        scored = list(tqdm(outcomes, "Scoring", len(pairs), delay=2, unit="case"))
-        problems = [problem for outcome in scored if isinstance(outcome, InputError) for problem in outcome.problems]
+        scored, problems = for_all(partial(_score, reader=reader, labels=labels), pairs, jobs, "Scoring")
         if problems:
             raise InputError(problems)
         run = Run(
-            tuple(outcome for outcome in scored if isinstance(outcome, CaseScores)),
+            tuple(scored),
             names={obj.key: obj.name for obj in labels.objects},
             tolerances_mm={obj.key: obj.tolerance_mm for obj in labels.objects},
             settings={"ignore_label": labels.ignore},
@@ -103,11 +100,8 @@ def evaluate_folders(
     return run
 
 
-def _attempt(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores | InputError:
-    try:
-        pred, ref = read_pair(pair, reader, labels)
-    except InputError as error:
-        return error
+def _score(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores:
+    pred, ref = read_pair(pair, reader, labels)
     scores = score_label_maps(pred.values, ref.values, ref.spacing_mm_zyx, labels)
     return CaseScores(
         pair.case, str(pair.ref), str(pair.pred), {key: case_metrics(score) for key, score in scores.items()}

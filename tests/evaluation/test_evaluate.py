@@ -360,7 +360,7 @@ def test_folder_that_does_not_exist_is_named(folders, missing):
 
 
 def test_place_that_cannot_be_written_to_is_found_before_the_work(folders, monkeypatch):
-    monkeypatch.setattr("nnunet_wsl.evaluation.evaluate._attempt", lambda *_: pytest.fail("this may take hours"))
+    monkeypatch.setattr("nnunet_wsl.evaluation.evaluate._score", lambda *_, **__: pytest.fail("this may take hours"))
     (folders / "file").write_text("")
     with pytest.raises(InputError, match=r"--out .* cannot be written to"):
         evaluate_folders(folders / "pred", folders / "ref", folders / "file" / "out")

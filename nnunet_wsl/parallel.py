@@ -1,0 +1,64 @@
+"""One function over many cases: parallel processes, a progress bar, and all problems together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
+from typing import TypeVar
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nnunet_wsl.errors import InputError
+
+Input = TypeVar("Input")
+Result = TypeVar("Result")
+
+
+def for_all(
+    function: Callable[[Input], Result], items: Sequence[Input], jobs: int, description: str
+) -> tuple[list[Result], list[str]]:
+    """Apply a function to all items, in parallel processes and with a progress bar.
+
+    Parameters
+    ----------
+    function : callable
+        Raises InputError for a bad item.
+    items : sequence
+        Its arguments.
+    jobs : int
+        Number of processes; 1 stays in this one.
+    description : str
+        Text of the progress bar.
+
+    Returns
+    -------
+    list
+        The results of the good items, in their order.
+    list of str
+        The problems of all bad items.
+
+    Raises
+    ------
+    InputError
+        If the system killed a process, as it does when memory runs out.
+    """
+
+    def attempt(item: Input) -> Result | InputError:
+        try:
+            return function(item)
+        except InputError as error:
+            return error
+
+    outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(attempt)(item) for item in items)
+    try:
+        outcomes = list(tqdm(outcomes, description, len(items), delay=2, unit="case"))
+    except BrokenExecutor as error:
+        raise InputError(
+            f"{description}: the system killed a process, which it does when memory runs out. {jobs} cases were worked "
+            f"on at the same time; expected memory for all of them. Give a lower --jobs, 1 if nothing else helps."
+        ) from error
+    return (
+        [outcome for outcome in outcomes if not isinstance(outcome, InputError)],
+        [problem for outcome in outcomes if isinstance(outcome, InputError) for problem in outcome.problems],
+    )
