@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +96,29 @@ def test_predicts_without_this_package(tiny, nnunet):
     arguments = ["-i", images, "-o", out, "-m", model, "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"]
     subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=environment, check=True)
     assert sorted(p.name for p in out.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in CASES]
+
+
+def test_the_script_for_containers(tiny, nnunet):
+    """The script of docs/deployment.md works in another format and without this package."""
+    folder = tiny()
+    nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSL", "-device", "cpu")
+    model = results(folder, "TinyWSL")
+    page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    images = folder / "images"
+    images.mkdir()
+    for case in CASES:
+        image = sitk.ReadImage(str(folder / "nnUNet_raw/Dataset801_Tiny/imagesTs" / f"{case}_0000.nii.gz"))
+        sitk.WriteImage(image, str(images / f"{case}.mha"))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")} | {"nnUNet_def_n_proc": "1"}
+    code = f"import sys; sys.modules['nnunet_wsl'] = None\n{script}"
+    out = folder / "out" / "label_maps"
+    subprocess.run([sys.executable, "-c", code, str(model), str(images), str(out)], env=environment, check=True)
+    assert sorted(p.name for p in out.iterdir()) == [f"{case}.mha" for case in CASES]
+    validated = sitk.ReadImage(str(model / "fold_0" / "validation" / f"{CASES[2]}.nii.gz"))
+    predicted = sitk.ReadImage(str(out / f"{CASES[2]}.mha"))
+    assert predicted.GetDirection() == pytest.approx(validated.GetDirection())
+    assert np.array_equal(sitk.GetArrayFromImage(validated), sitk.GetArrayFromImage(predicted))
 
 
 def trainer_states(trainer):
