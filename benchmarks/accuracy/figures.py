@@ -217,6 +217,7 @@ def section(path: Path) -> str:
     """The section of one study."""
     study = json.loads(path.read_text())
     budget, hardware, versions = study["budget"], study["hardware"], study["versions"]
+    how = ", ".join(filter(None, (hardware["device"], study.get("precision"))))  # older results do not say
     lines = [
         f"### {study['title']}",
         "",
@@ -225,7 +226,7 @@ def section(path: Path) -> str:
         f"Fold {budget['fold']}, {budget['configuration']}, {budget['epochs']} epochs of "
         f"{budget['iterations_per_epoch']} iterations, {hardware['cores']} core{'s' * (hardware['cores'] > 1)} "
         f"of {hardware['machine']} "
-        f"({hardware['device']}); nnU-Net {versions['nnunetv2']}, torch {versions['torch']}. "
+        f"({how}); nnU-Net {versions['nnunetv2']}, torch {versions['torch']}. "
         f"Command: `{study['command']}`",
         "",
         table(study),

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from nnunet_wsl.evaluation import bootstrap_interval, paired_p_value
+from nnunet_wsl.training.precision import bfloat16_on_cpu
 
 ROOT = Path(__file__).parents[2]
 TRAINERS = Path(__file__).parent / "trainers"
@@ -275,6 +276,7 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
         "budget": budget.__dict__ | {"seeds": list(budget.seeds)},
         "versions": _versions(),
         "hardware": {"machine": platform.machine(), "cores": usable_cores(), "device": budget.device},
+        "precision": precision(budget.device),
         **notes,
     }
     head = json.dumps(content, indent=1).removesuffix("\n}")
@@ -290,18 +292,26 @@ def recorded_runs(name: str, budget: Budget, notes: dict[str, Any]) -> dict[tupl
     Raises
     ------
     ValueError
-        If they were made in another way: with another budget, network, cases, labels, versions and so on.
+        If they were made in another way: with another budget, network, precision, cases, versions and so on.
     """
     path = RESULTS / f"{name}.json"
     recorded = json.loads(path.read_text())
     # As it will be written: JSON has no tuples.
-    expected = json.loads(json.dumps(notes | {"budget": budget.__dict__, "versions": _versions()}))
+    made = {"budget": budget.__dict__, "versions": _versions(), "precision": precision(budget.device)}
+    expected = json.loads(json.dumps(notes | made))
     for content in (recorded, expected):
         content["budget"] = {key: value for key, value in content["budget"].items() if key != "seeds"}
     different = sorted(key for key, value in expected.items() if recorded.get(key) != value)
     if different:
         raise ValueError(f"{path} is of another study: it differs in {', '.join(different)}")
     return {(run["arm"], run["seed"]): run for run in recorded["runs"]}
+
+
+def precision(device: str) -> str:
+    """Precision of the network in training, which the CPU decides: see ``nnunet_wsl.training.precision``."""
+    if device == "cpu":
+        return "bfloat16" if bfloat16_on_cpu() else "float32"
+    return "float16" if device == "cuda" else "float32"
 
 
 def _versions() -> dict[str, str]:
