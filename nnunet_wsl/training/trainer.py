@@ -266,7 +266,8 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         partial, complete = Path(f"{filename}.partial"), Path(f"{filename}.complete")
         try:
             super().save_checkpoint(str(partial))
-            checkpoint = torch.load(partial, map_location="cpu", mmap=True, weights_only=False)
+            # Not mapped into memory: Windows does not remove a file that is.
+            checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
             checkpoint["trainer_name"] = self._stock_trainer_name()
             checkpoint["relevance_head"] = {
                 "objects": self.relevance_objects,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,24 @@ def test_resumes_bitwise(tiny, nnunet, monkeypatch):
     nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSLTwoEpochs", "-device", "cpu", "--c")
     final = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert len(final["logging"]["train_first_difference"]) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not list what is mapped")
+def test_no_file_is_removed_while_it_is_mapped(tiny, monkeypatch):
+    """Windows would refuse, and the training would end at its first checkpoint."""
+    path = tiny() / "checkpoint.pth"
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
+    trainer.initialize()
+    mapped = []
+    unlink = Path.unlink
+
+    def spy(self, missing_ok=False):
+        mapped.append(str(self) in Path("/proc/self/maps").read_text())
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", spy)
+    trainer.save_checkpoint(str(path))
+    assert mapped == [False, False]
 
 
 def test_starts_from_pretrained_weights(tiny, nnunet):
