@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from training.conftest import CASES
 
 from nnunet_wsl.cli.main import main
@@ -160,6 +161,37 @@ def test_no_file_is_removed_while_it_is_mapped(tiny, monkeypatch):
     monkeypatch.setattr(Path, "unlink", spy)
     trainer.save_checkpoint(str(path))
     assert mapped == [False, False]
+
+
+class Rows:
+    """In the place of a tensor on a GPU."""
+
+    def cpu(self):
+        return torch.ones(1)
+
+
+def test_what_is_trained_on_a_gpu_is_loaded_without_one(tiny, monkeypatch):
+    path = tiny() / "checkpoint.pth"
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
+    trainer.initialize()
+    monkeypatch.setattr(trainer.relevance_head, "state_dict", lambda: {"layer": Rows()})
+    trainer.save_checkpoint(str(path))
+    assert torch.load(path)["relevance_head"]["weights"] == {"layer": torch.ones(1)}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows that nothing is loaded to a GPU by there being none")
+def test_the_device_does_not_hold_a_checkpoint_twice(tiny, monkeypatch):
+    path = tiny() / "checkpoint.pth"
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
+    trainer.initialize()
+    trainer.save_checkpoint(str(path))
+    rows = trainer.relevance_head.state_dict()
+    trainer.relevance_head.load_state_dict({name: torch.zeros_like(value) for name, value in rows.items()})
+    trainer.device = torch.device("cuda")
+    monkeypatch.setattr(nnUNetTrainer, "load_checkpoint", lambda *_: None)  # it loads all to the device
+    trainer.load_checkpoint(str(path))
+    for name, value in trainer.relevance_head.state_dict().items():
+        assert torch.equal(value, rows[name])
 
 
 def test_starts_from_pretrained_weights(tiny, nnunet):
