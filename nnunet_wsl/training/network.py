@@ -118,10 +118,12 @@ class RelevanceHead:
 
     def _split(self, _network: nn.Module, _inputs: Any, output: Any) -> Any:
         levels = output if isinstance(output, list | tuple) else [output]
-        segmentation = [level[:, : self.num_segmentation] for level in levels]
         if not self.enabled:
+            segmentation = [level[:, : self.num_segmentation] for level in levels]
             return segmentation if isinstance(output, list | tuple) else segmentation[0]
-        return segmentation + [level[:, self.num_segmentation :] for level in levels]
+        # Not two slices: the gradient of each would be padded to all rows, and both added up.
+        parts = [level.split((self.num_segmentation, self.num_relevance), dim=1) for level in levels]
+        return [segmentation for segmentation, _ in parts] + [relevance for _, relevance in parts]
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

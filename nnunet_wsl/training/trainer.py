@@ -266,11 +266,13 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         partial, complete = Path(f"{filename}.partial"), Path(f"{filename}.complete")
         try:
             super().save_checkpoint(str(partial))
-            checkpoint = torch.load(partial, map_location="cpu", mmap=True, weights_only=False)
+            # Not mapped into memory: Windows does not remove a file that is.
+            checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
             checkpoint["trainer_name"] = self._stock_trainer_name()
             checkpoint["relevance_head"] = {
                 "objects": self.relevance_objects,
-                "weights": self.relevance_head.state_dict(),
+                # As all else in it: nnU-Net's -pretrained_weights loads a checkpoint to where it was saved from.
+                "weights": {name: rows.cpu() for name, rows in self.relevance_head.state_dict().items()},
             }
             # Without numpy's numbers torch loads it as weights only, which some of nnU-Net's trainers ask of it.
             torch.save(_plain(checkpoint), complete)
@@ -290,7 +292,8 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         """Load a checkpoint of this trainer, relevance rows included."""
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
-            checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
+            # Mapped, for little of it is read here: nnU-Net loads it a second time, to the device.
+            checkpoint = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
         head = checkpoint.get("relevance_head")
         if head is None:
             raise InputError(

@@ -15,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from training.conftest import CASES
 
 from nnunet_wsl.cli.main import main
@@ -166,6 +167,55 @@ def test_resumes_bitwise(tiny, nnunet, monkeypatch):
     nnunet("train", 801, "3d_fullres", 0, "-tr", "TinyWSLTwoEpochs", "-device", "cpu", "--c")
     final = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert len(final["logging"]["train_first_difference"]) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not list what is mapped")
+def test_no_file_is_removed_while_it_is_mapped(tiny, monkeypatch):
+    """Windows would refuse, and the training would end at its first checkpoint."""
+    path = tiny() / "checkpoint.pth"
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
+    trainer.initialize()
+    mapped = []
+    unlink = Path.unlink
+
+    def spy(self, missing_ok=False):
+        mapped.append(str(self) in Path("/proc/self/maps").read_text())
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", spy)
+    trainer.save_checkpoint(str(path))
+    assert mapped == [False, False]
+
+
+class Rows:
+    """In the place of a tensor on a GPU."""
+
+    def cpu(self):
+        return torch.ones(1)
+
+
+def test_what_is_trained_on_a_gpu_is_loaded_without_one(tiny, monkeypatch):
+    path = tiny() / "checkpoint.pth"
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
+    trainer.initialize()
+    monkeypatch.setattr(trainer.relevance_head, "state_dict", lambda: {"layer": Rows()})
+    trainer.save_checkpoint(str(path))
+    assert torch.load(path)["relevance_head"]["weights"] == {"layer": torch.ones(1)}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows that nothing is loaded to a GPU by there being none")
+def test_the_device_does_not_hold_a_checkpoint_twice(tiny, monkeypatch):
+    path = tiny() / "checkpoint.pth"
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
+    trainer.initialize()
+    trainer.save_checkpoint(str(path))
+    rows = trainer.relevance_head.state_dict()
+    trainer.relevance_head.load_state_dict({name: torch.zeros_like(value) for name, value in rows.items()})
+    trainer.device = torch.device("cuda")
+    monkeypatch.setattr(nnUNetTrainer, "load_checkpoint", lambda *_: None)  # it loads all to the device
+    trainer.load_checkpoint(str(path))
+    for name, value in trainer.relevance_head.state_dict().items():
+        assert torch.equal(value, rows[name])
 
 
 def test_starts_from_pretrained_weights(tiny, nnunet):

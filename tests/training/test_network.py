@@ -109,6 +109,14 @@ def test_gradients_reach_the_rows_of_the_differences_that_they_belong_to():
     assert (layer.weight.grad[S:] != 0).any()
 
 
+def test_no_gradient_is_padded_to_all_rows():
+    """As that of a slice is: more memory and time than the gradient itself, at every level."""
+    network = plain_unet()
+    RelevanceHead(network, R)
+    outputs = network(torch.randn(1, 1, 12, 20))
+    assert {type(output.grad_fn).__name__ for output in outputs} == {"SplitWithSizesBackward0"}
+
+
 def test_a_network_without_known_output_layers_is_refused():
     with pytest.raises(NotImplementedError, match="Sequential"):
         RelevanceHead(nn.Sequential(nn.Conv2d(1, S, 1)), R)
