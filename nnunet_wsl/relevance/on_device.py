@@ -32,7 +32,8 @@ def relevance_maps_on_device(
     image, contour_voxels, spacing_mm, settings, shape
         As for `relevance_maps`; contours as voxels, not as polylines.
     device : str
-        PyTorch device, for example ``"cuda"``.
+        PyTorch device, for example ``"cuda"``. One without float64, as ``"mps"``, takes images of float32 or of
+        integers with up to 16 bits.
 
     Returns
     -------
