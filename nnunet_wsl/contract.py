@@ -69,7 +69,7 @@ class RelevanceChannels:
             raise InputError(
                 f"{name} has format version {version} (written by nnunet_wsl "
                 f"{block.get('package_version', 'of unknown version')}); this nnunet_wsl reads up to version "
-                f"{FORMAT_VERSION}. Run 'pip install --upgrade nnunet_wsl', or convert the contours again."
+                f"{FORMAT_VERSION}. Install a newer nnunet_wsl, or convert the contours again."
             )
         relevance = {int(channel): str(obj) for channel, obj in block.get("relevance_channels", {}).items()}
         if not relevance:

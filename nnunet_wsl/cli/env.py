@@ -28,7 +28,7 @@ def trainer_folders() -> str:
 
 
 def shell_in_use() -> str:
-    """Dialect of the user's shell, one of the keys of the table of lines."""
+    """Dialect of the user's login shell, one of the keys of the table of lines."""
     name = Path(os.environ.get("SHELL", "powershell" if os.name == "nt" else "sh")).stem
     return name if name in _LINES else _DIALECTS.get(name, "sh")
 
@@ -38,10 +38,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "env",
         help="print the line that lets nnUNetv2_train find WSLTrainer",
-        description="Print the line that sets nnU-Net's variable for external trainers, for the shell in use. "
+        description="Print the line that sets nnU-Net's variable for external trainers, for your login shell. "
         'In bash or zsh: eval "$(nnunet_wsl env)"',
     )
-    parser.add_argument("--shell", choices=sorted(_LINES), help="instead of the shell in use")
+    parser.add_argument("--shell", choices=sorted(_LINES), help="instead of your login shell, $SHELL")
     parser.set_defaults(func=run)
 
 

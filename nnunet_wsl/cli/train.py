@@ -13,6 +13,11 @@ from typing import Any
 from nnunet_wsl.cli.env import VARIABLE, trainer_folders
 from nnunet_wsl.errors import InputError
 
+_FOLDERS = {
+    "nnUNet_preprocessed": "the folder that you planned and preprocessed with",
+    "nnUNet_results": "the folder for trained models",
+}
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the arguments of ``nnunet_wsl train``: none of its own."""
@@ -32,13 +37,15 @@ def run(args: argparse.Namespace) -> int:
     arguments: list[str] = args.arguments
     asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
     if not asks_for_help:
-        unset = [v for v in ("nnUNet_preprocessed", "nnUNet_results") if not os.environ.get(v)]
+        unset = [variable for variable in _FOLDERS if not os.environ.get(variable)]
         if unset:
             raise InputError(
-                f"The environment variable {variable} is not set. Set it to the folder that you planned and "
-                f"preprocessed with, for example: export {variable}=/data/{variable}"
+                f"The environment variable {variable} is not set. Set it to {_FOLDERS[variable]}, for example: "
+                f"export {variable}=/data/{variable}"
                 for variable in unset
             )
+    else:
+        print("nnunet_wsl train: nnUNetv2_train with -tr WSLTrainer as default. Its options:\n")
     os.environ[VARIABLE] = trainer_folders()
 
     import torch

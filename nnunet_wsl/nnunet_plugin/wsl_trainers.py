@@ -14,6 +14,7 @@ from nnunet_wsl.training.variants import (
     WSLTrainer_250epochs,
     WSLTrainerDemo,
     WSLTrainerFused,
+    WSLTrainerMaskOnly,
     WSLTrainerRelevanceOnly,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "WSLTrainer",
     "WSLTrainerDemo",
     "WSLTrainerFused",
+    "WSLTrainerMaskOnly",
     "WSLTrainerRelevanceOnly",
     "WSLTrainer_1epoch",
     "WSLTrainer_5epochs",

@@ -60,6 +60,12 @@ class WSLTrainerRelevanceOnly(WSLTrainer):
     mask_weight = 0.0
 
 
+class WSLTrainerMaskOnly(WSLTrainer):
+    """Second difference alone: nnU-Net's loss, with patches that stay in the image."""
+
+    relevance_weight = 0.0
+
+
 class WSLTrainerFused(WSLTrainer):
     """One relevance map for all objects, whatever the dataset has."""
 

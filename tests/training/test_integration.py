@@ -268,6 +268,21 @@ def test_fuses_the_objects_of_a_per_object_dataset(tiny, nnunet):
     assert {rows.shape[0] for rows in checkpoint["relevance_head"]["weights"].values()} == {1}
 
 
+def test_mask_only_trains_nnunets_loss(tiny):
+    tiny("ignore")
+    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSLMaskOnly", device=torch.device("cpu"))
+    trainer.initialize()
+    batch = trainer._with_float_maps(next(trainer.get_dataloaders()[0]))
+    output = trainer.network(batch["data"])
+    levels = len(output) // 2
+    loss = trainer.loss(output, batch["target"])
+    stock = nnUNetTrainer._build_loss(trainer)
+    assert loss.item() == pytest.approx(stock(output[:levels], batch["target"][:levels]).item())
+    mask, *relevance = torch.autograd.grad(loss, [output[0], *output[levels:]], allow_unused=True)
+    assert (mask != 0).any()
+    assert not any(gradient is not None and gradient.any() for gradient in relevance)
+
+
 def test_residual_encoder_regions_and_ignore_validated_again(tiny, nnunet):
     folder = tiny("regions and ignore")
     nnunet("plan_experiment", "-d", 801, "-pl", "nnUNetPlannerResEncM")

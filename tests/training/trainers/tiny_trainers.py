@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 
 from nnunet_wsl.training.trainer import RelevanceSupervision, WSLTrainer
-from nnunet_wsl.training.variants import WSLTrainerFused
+from nnunet_wsl.training.variants import WSLTrainerFused, WSLTrainerMaskOnly
 
 
 class Tiny:
@@ -33,6 +33,10 @@ class TinyWSLTwoEpochs(TinyWSL):
 
 
 class TinyWSLFused(Tiny, WSLTrainerFused):
+    pass
+
+
+class TinyWSLMaskOnly(Tiny, WSLTrainerMaskOnly):
     pass
 
 
