@@ -268,8 +268,9 @@ def test_fuses_the_objects_of_a_per_object_dataset(tiny, nnunet):
     assert {rows.shape[0] for rows in checkpoint["relevance_head"]["weights"].values()} == {1}
 
 
-def test_mask_only_trains_nnunets_loss(tiny):
+def test_mask_only_trains_nnunets_loss(tiny, monkeypatch):
     tiny("ignore")
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     trainer = get_trainer_from_args("801", "2d", 0, "TinyWSLMaskOnly", device=torch.device("cpu"))
     trainer.initialize()
     batch = trainer._with_float_maps(next(trainer.get_dataloaders()[0]))
