@@ -23,9 +23,9 @@ def for_all(
     Parameters
     ----------
     function : callable
-        Raises InputError for a bad item.
+        Raises InputError for a bad item. Where it raises OSError or MemoryError, that is a problem of the item too.
     items : sequence
-        Its arguments.
+        Its arguments. Problems name those that have a name.
     jobs : int
         Number of processes; 1 stays in this one.
     description : str
@@ -49,6 +49,11 @@ def for_all(
             return function(item)
         except InputError as error:
             return error
+        except OSError as error:
+            reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+            return InputError(f"{_title(description, item)}: {reason}. Check the place, its space and its permissions.")
+        except MemoryError:
+            return InputError(f"{_title(description, item)}: there is not enough memory. Give a lower --jobs.")
 
     outcomes = Parallel(n_jobs=jobs, return_as="generator")(delayed(attempt)(item) for item in items)
     try:
@@ -62,3 +67,8 @@ def for_all(
         [outcome for outcome in outcomes if not isinstance(outcome, InputError)],
         [problem for outcome in outcomes if isinstance(outcome, InputError) for problem in outcome.problems],
     )
+
+
+def _title(description: str, item: object) -> str:
+    name = getattr(item, "name", None)
+    return f"{description}, '{name}'" if isinstance(name, str) else description

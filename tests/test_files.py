@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from nnunet_wsl.files import check_complete
+from nnunet_wsl.files import check_complete, replacing
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3000, np.uint8).tobytes()
 
@@ -38,6 +38,30 @@ def test_damaged(compressed, place):
     compressed.write_bytes(content)
     with pytest.raises(OSError, match="damaged"):
         check_complete(compressed)
+
+
+def test_empty(compressed):
+    compressed.write_bytes(b"")
+    with pytest.raises(OSError, match="empty"):
+        check_complete(compressed)
+
+
+def test_two_runs_that_write_one_file(tmp_path):
+    path = tmp_path / "relevance.json"
+    with replacing(path) as first, replacing(path) as second:
+        second.write_text("second, half")
+        first.write_text("first")
+        assert first.suffixes == second.suffixes == path.suffixes
+    assert path.read_text() == "first"  # moved last, and whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(CONTENT)[:-1]])
+def test_what_was_not_written_whole_replaces_nothing(compressed, tmp_path, content):
+    with pytest.raises(OSError, match=r"empty|cut off"), replacing(compressed) as partial:
+        partial.write_bytes(content)
+    check_complete(compressed)
+    assert list(tmp_path.iterdir()) == [compressed]
 
 
 def test_missing(tmp_path):

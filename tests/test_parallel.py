@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from dataclasses import dataclass
 
 import pytest
 
+from nnunet_wsl.cores import usable_cores
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.parallel import for_all
 
@@ -33,3 +36,32 @@ def test_a_killed_process_is_one_clear_error():
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError):
         for_all(lambda number: 1 // number, [0], 1, "Dividing")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    error: Exception
+
+
+def test_errors_of_the_system_are_problems_of_the_case():
+    def work(case):
+        raise case.error
+
+    full = Case("p1", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/p1.nii.gz"))
+    results, problems = for_all(work, [full, Case("p2", MemoryError())], 1, "Converting")
+    assert not results
+    assert problems == [
+        "Converting, 'p1': /data/p1.nii.gz: No space left on device. Check the place, its space and its permissions.",
+        "Converting, 'p2': there is not enough memory. Give a lower --jobs.",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not tie processes to cores")
+def test_cores_that_this_process_may_not_use_do_not_count():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)

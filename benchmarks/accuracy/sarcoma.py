@@ -7,12 +7,12 @@ DATA is the folder with the DICOM files of the data set (see dataset_conversion/
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from command import FILE_ENDING, DataSet, main
 
 from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+from nnunet_wsl.cores import usable_cores
 
 
 def masks_of_structure_sets(data: Path, work: Path, dataset_id: int, name: str, modality: str) -> Path:
@@ -21,7 +21,7 @@ def masks_of_structure_sets(data: Path, work: Path, dataset_id: int, name: str, 
     if not dense.exists():
         convert_rtstruct(
             data, dataset_id, name, rois={"tumour": "GTV_Mass.*"}, modality=modality,
-            settings=ConversionSettings(relevance="none"), jobs=os.cpu_count() or 1,
+            settings=ConversionSettings(relevance="none"), jobs=usable_cores(),
         )  # fmt: skip
     folder = work / "dense"
     for kind, source in (("images", "imagesTr"), ("labels", "labelsTr")):

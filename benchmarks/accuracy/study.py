@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from nnunet_wsl.cores import usable_cores
 from nnunet_wsl.evaluation import bootstrap_interval, paired_p_value
 from nnunet_wsl.training.precision import bfloat16_on_cpu
 
@@ -74,11 +75,6 @@ class Budget:
     configuration: str = "3d_fullres"
     device: str = "cpu"
     optimiser: Literal["sgd", "adam"] = "sgd"
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment(work: Path, budget: Budget | None = None, seed: int = 0) -> dict[str, str]:

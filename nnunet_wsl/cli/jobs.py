@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
+
+from nnunet_wsl.cores import usable_cores
 
 
 def add_jobs(parser: argparse.ArgumentParser, verb: str) -> None:
     """Declare ``--jobs``, the number of cases that are converted, scored or whatever the verb says in parallel."""
     parser.add_argument(
-        "--jobs", type=number_of_jobs, default=os.cpu_count() or 1, metavar="N",
-        help=f"cases {verb} at the same time (default: %(default)s, the number of cores)",
+        "--jobs", type=number_of_jobs, default=usable_cores(), metavar="N",
+        help=f"cases {verb} at the same time (default: %(default)s, the number of cores that it may use)",
     )  # fmt: skip
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.files import check_complete
+from nnunet_wsl.files import check_complete, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -362,7 +361,6 @@ def _check_geometry(label_map: sitk.Image, image: _Image, path: Path) -> None:
 
 
 def _write(path: Path, maps: NDArray[np.float32], geometry: sitk.Image) -> None:
-    """Write beside the target and rename, so that a stopped run leaves no half file."""
     import SimpleITK as sitk
 
     volumes = []
@@ -370,15 +368,11 @@ def _write(path: Path, maps: NDArray[np.float32], geometry: sitk.Image) -> None:
         volume = sitk.GetImageFromArray(values)
         volume.CopyInformation(geometry)
         volumes.append(volume)
-    unfinished = path.with_name(f".unfinished-{path.name}")
     try:
-        sitk.WriteImage(volumes[0] if len(volumes) == 1 else sitk.JoinSeries(volumes), str(unfinished), True)
-        unfinished.replace(path)
+        with replacing(path) as partial:
+            sitk.WriteImage(volumes[0] if len(volumes) == 1 else sitk.JoinSeries(volumes), str(partial), True)
     except (RuntimeError, OSError) as error:
         raise InputError(
             f"{path}: cannot be written. Check the permissions and the space of its folder. Several maps of a volume "
             "need an ending other than .tif."
         ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -20,6 +21,7 @@ from pydicom.valuerep import format_number_as_ds
 from nnunet_wsl.contours.contour import Contour, ContourSet
 from nnunet_wsl.contours.placement import SLICE_TOLERANCE
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.files import replacing
 
 _CLOSES = {"CLOSED_PLANAR": True, "CLOSEDPLANAR_XOR": True, "OPEN_PLANAR": False}
 """Geometric types that are contours, and whether they close (DICOM PS3.3, C.8.8.6.1)."""
@@ -119,7 +121,8 @@ def read_rtstruct(path: str | os.PathLike[str]) -> RTStruct:
     """
     path = Path(path)
     try:
-        return _interpret(pydicom.dcmread(path), path)
+        with disable_value_validation():  # its warnings quote what the file says, UIDs and names too
+            return _interpret(pydicom.dcmread(path), path)
     except InputError:
         raise
     except InvalidDicomError as error:
@@ -315,13 +318,8 @@ def write_rtstruct(
         for number in numbers.values()
     ]
 
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        dataset.save_as(unfinished, enforce_file_format=True)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(Path(path)) as partial:
+        dataset.save_as(partial, enforce_file_format=True)
 
 
 def _item(**attributes: object) -> Dataset:

@@ -21,6 +21,7 @@ from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import FORMAT_VERSION
 from nnunet_wsl.conversion.regions import LabelValues
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.files import check_complete
 
 _LOG = logging.getLogger(__name__)
 
@@ -172,13 +173,25 @@ def label_path(dataset: Path, case: str) -> Path:
 
 
 def write_volume(path: Path, volume: npt.NDArray[Any], grid: Grid) -> None:
-    """Write a volume of shape (z, y, x) with the geometry of a grid; nothing else goes into the header."""
+    """Write a volume of shape (z, y, x) with the geometry of a grid; nothing else goes into the header.
+
+    Raises
+    ------
+    InputError
+        If the file is not whole, for want of space.
+    """
     image = sitk.GetImageFromArray(volume)
     image.SetOrigin([float(value) for value in grid.origin_mm])
     image.SetSpacing([float(value) for value in grid.spacing_mm_xyz])
     image.SetDirection(np.asarray(grid.direction, np.float64).ravel().tolist())
     # Level 1 is several times faster than the default and the files are hardly larger.
     sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
+    try:
+        check_complete(path)
+    except OSError as error:
+        raise InputError(
+            f"'{path}' could not be written whole: {error}. Free space on the disk, or check the quota."
+        ) from error
 
 
 def read_volume(path: Path) -> npt.NDArray[Any]:

@@ -414,15 +414,17 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
     rtstructs = []
     files_of: dict[str, list[_Header]] = defaultdict(list)
     unreadable = []
-    for path, header in tqdm(zip(paths, headers, strict=True), "Reading headers", len(paths), delay=2, unit="file"):
-        if isinstance(header, str):
-            unreadable.append(f"File '{path.relative_to(folder)}' cannot be read: {header}. Restore or remove it.")
-        elif header is None:
-            continue
-        elif header.is_rtstruct:
-            rtstructs.append(path)
-        elif header.image_slice is not None:
-            files_of[header.series_uid].append(header)
+    # A setting of the whole process, so not for each thread. The warnings quote what the files say, UIDs and names too.
+    with disable_value_validation():
+        for path, header in tqdm(zip(paths, headers, strict=True), "Reading headers", len(paths), delay=2, unit="file"):
+            if isinstance(header, str):
+                unreadable.append(f"File '{path.relative_to(folder)}' cannot be read: {header}. Restore or remove it.")
+            elif header is None:
+                continue
+            elif header.is_rtstruct:
+                rtstructs.append(path)
+            elif header.image_slice is not None:
+                files_of[header.series_uid].append(header)
     if unreadable:
         raise InputError(unreadable)
     num_other_files = len(paths) - len(rtstructs) - sum(len(files) for files in files_of.values())
@@ -460,8 +462,7 @@ class _Header:
 def _read_header(path: Path) -> _Header | str | None:
     """Return the header, None if the file is not DICOM, or why it cannot be read."""
     try:
-        with disable_value_validation():
-            return _interpret(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS)), path)
+        return _interpret(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS)), path)
     except InvalidDicomError:
         return None
     except _UNREADABLE as error:

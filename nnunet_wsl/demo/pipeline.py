@@ -15,6 +15,7 @@ from pathlib import Path
 from nnunet_wsl.contours import place
 from nnunet_wsl.conversion.dataset import write_volume
 from nnunet_wsl.conversion.report import CaseSketch, draw_overview
+from nnunet_wsl.cores import usable_cores
 from nnunet_wsl.demo.phantom import OBJECTS, Phantom
 from nnunet_wsl.errors import InputError
 
@@ -75,7 +76,7 @@ def run_demo(folder: Path, *, device: str = "cpu", report: Callable[[str], None]
     }
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (folder / name).mkdir()
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     # nnU-Net starts eight processes unless told otherwise; each needs a second or more just to start.
     environment.setdefault("nnUNet_def_n_proc", str(min(8, cores)))
 

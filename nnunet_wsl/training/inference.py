@@ -6,8 +6,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.files import check_complete
+from nnunet_wsl.files import check_complete, replacing
 from nnunet_wsl.training.network import RelevanceHead
 
 # nnU-Net's readers whose arrays can be laid back on the grid of the file.
@@ -279,7 +278,7 @@ def predict_relevance(
             # Before the record changes: a run that is interrupted and continued must not keep another model's maps.
             for path in existing:
                 path.unlink()
-        with _replacing(record) as partial:
+        with replacing(record) as partial:
             partial.write_text(json.dumps(predictor.record, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"-o '{output}' cannot be written to ({error.strerror}). Choose another folder.") from error
@@ -291,8 +290,14 @@ def predict_relevance(
         for path, values in zip(paths, predicted, strict=True):
             volume = sitk.GetImageFromArray(values if reference.GetDimension() == 3 else values[0])
             volume.CopyInformation(reference)
-            with _replacing(path) as partial:
-                sitk.WriteImage(volume, str(partial), useCompression=True)
+            try:
+                with replacing(path) as partial:
+                    sitk.WriteImage(volume, str(partial), useCompression=True)
+            except OSError as error:
+                raise InputError(
+                    f"'{path}' could not be written whole: {error}. Free space on the disk, or check the quota; then "
+                    "go on with --continue_prediction."
+                ) from error
     return written
 
 
@@ -368,14 +373,3 @@ def _check_same_model(path: Path, record: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise InputError(f"'{path}' tells of maps that were made otherwise: {'; '.join(differences)}. {remedy}")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give the name to write a file under; it is moved to its place when it is whole."""
-    partial = path.with_name(f".{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

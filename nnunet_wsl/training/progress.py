@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from nnunet_wsl.files import replacing
+
 
 def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Append a panel with the first and second difference per epoch below an existing PNG.
@@ -50,6 +52,5 @@ def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, S
         combined = Image.new("RGB", (stock.width, stock.height + panel.height), "white")
         combined.paste(stock, (0, 0))
         combined.paste(panel.convert("RGB"), (0, stock.height))
-    partial = path.with_name(f".{path.name}")
-    combined.save(partial, format="png")
-    partial.replace(path)
+    with replacing(path) as partial:
+        combined.save(partial, format="png")

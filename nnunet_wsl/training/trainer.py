@@ -243,13 +243,13 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         num_image_channels = self.relevance_channels.num_image_channels
         stock_dataset_class = self.dataset_class
 
-        class ImageChannels(stock_dataset_class):  # type: ignore[misc,valid-type]
+        class ImageChannelsDataset(stock_dataset_class):  # type: ignore[misc,valid-type]
             def load_case(self, identifier: str) -> tuple[Any, ...]:
                 data, *rest = super().load_case(identifier)
                 return (data[:num_image_channels], *rest)
 
         assert self.relevance_head is not None
-        self.dataset_class = ImageChannels
+        self.dataset_class = ImageChannelsDataset
         try:
             with self.relevance_head.disabled():
                 super().perform_actual_validation(save_probabilities)

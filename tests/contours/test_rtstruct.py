@@ -313,3 +313,16 @@ def test_a_contour_of_more_than_64_kilobytes(tmp_path, grid, series):
     for file in ("implicit.dcm", "explicit.dcm"):
         (read,) = read_rtstruct(tmp_path / file).contours.contours
         np.testing.assert_allclose(read.points_mm, contour.points_mm, rtol=0, atol=1e-9)
+
+
+def test_no_warning_quotes_the_file(written, recwarn):
+    def edit(dataset):
+        with pydicom.config.disable_value_validation():
+            dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.840.19560217.0042"  # leading zero
+            for roi in dataset.StructureSetROISequence:
+                roi.ReferencedFrameOfReferenceUID = "1.2.840.19560217.0042"
+
+    path = written(edit)
+    recwarn.clear()
+    read_rtstruct(path)
+    assert [str(warning.message) for warning in recwarn if "19560217" in str(warning.message)] == []

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conversion.phantom import DIRECTION, ORIGIN_MM, SPACING_MM_ZYX, grid, voxels
+from conversion.phantom import DIRECTION, ORIGIN_MM, SHAPE_ZYX, SPACING_MM_ZYX, grid, voxels
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_wsl.conversion.dataset import build_dataset, read_slice, target_folder, write_volume
@@ -199,3 +200,18 @@ def test_written_volume_has_the_geometry_of_the_grid_and_nothing_else(tmp_path, 
     np.testing.assert_allclose(image.GetOrigin(), ORIGIN_MM, atol=1e-4)
     np.testing.assert_allclose(image.GetDirection(), DIRECTION.ravel(), atol=1e-6)
     assert image.GetMetaData("descrip") == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes")
+def test_a_volume_that_the_disk_has_no_space_for(tmp_path):
+    import resource
+
+    volume = np.random.default_rng(0).integers(0, 1000, SHAPE_ZYX).astype(np.int16)
+    path = tmp_path / "case_0000.nii.gz"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))  # to SimpleITK as a full disk: it writes on, silently
+    try:
+        with pytest.raises(InputError, match=r"case_0000.nii.gz' could not be written whole.*Free space"):
+            write_volume(path, volume, grid())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

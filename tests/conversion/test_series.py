@@ -225,6 +225,13 @@ def test_find_tells_images_structure_sets_and_other_files_apart(tmp_path):
     assert PATIENT["PatientID"] not in repr(found)
 
 
+def test_pydicom_validates_again_afterwards(tmp_path):
+    write_series(tmp_path)
+    before = pydicom.config.settings.reading_validation_mode
+    find_dicom(tmp_path, jobs=2)
+    assert pydicom.config.settings.reading_validation_mode == before
+
+
 def test_links_to_folders_are_followed_once(tmp_path):
     write_series(tmp_path / "data" / "a")
     source = tmp_path / "source"
