@@ -33,13 +33,16 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from study import (
     Arm,
     Budget,
+    claim,
     collect_curves,
     compare,
     environment,
     is_trained,
+    mean_score,
     plan,
     recorded_runs,
     save,
+    seeds_of,
     shrink,
     train,
 )
@@ -177,6 +180,7 @@ def main(data_set: DataSet, description: str) -> None:
         "labels": {str(value): name for name, value in data_set.labels.items()},
         "tolerance_mm": data_set.tolerance_mm,
     }
+    claim(work, budget, notes)
     recorded = recorded_runs(args.name, budget, notes) if args.extend else {}
 
     arms, share_drawn = {}, {}
@@ -215,7 +219,7 @@ def main(data_set: DataSet, description: str) -> None:
                     "curves": collect_curves(fold),
                 }
             )
-            print(f"{name}, seed {seed}: " + ", ".join(f"{m} {_mean(scores[m]):.3f}" for m in scores), flush=True)
+            print(f"{name}, seed {seed}: " + ", ".join(f"{m} {mean_score(scores[m]):.3f}" for m in scores), flush=True)
             _save(args, command, budget, runs, notes)
     _save(args, command, budget, runs, notes)
 
@@ -228,6 +232,7 @@ def _save(
     comparisons = [
         compare(runs, *pair, metric)
         for pair in pairs([arm for arm in args.arms if arm in done])
+        if seeds_of(runs, pair[0]) & seeds_of(runs, pair[1])
         for metric in SCORES.values()
     ]
     save(args.name, command, budget, runs, notes | {"comparisons": comparisons})
@@ -253,6 +258,8 @@ def _network_text(args: argparse.Namespace, data_set: DataSet) -> str:
 
 def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
     """The options of the command line, with a placeholder for the folder of this machine."""
+    # argparse takes --work=FOLDER too.
+    argv = [part for option in argv for part in (option.split("=", 1) if option.startswith("--work=") else [option])]
     options = [option for option in argv if option not in (str(args.data), "--finished-only", "--extend")]
     return ["FOLDER" if option == str(args.work) else option for option in options]
 
@@ -336,8 +343,3 @@ def _score(
             for label, values in case["metrics"].items()
         }
     return scores
-
-
-def _mean(cases: dict[str, dict[str, float | None]]) -> float:
-    values = [value for labels in cases.values() for value in labels.values() if value is not None]
-    return sum(values) / len(values)

@@ -222,13 +222,19 @@ def pooled(runs: list[dict[str, Any]], arm: str, metric: str, seeds: Collection[
     return means
 
 
+def seeds_of(runs: list[dict[str, Any]], arm: str) -> set[int]:
+    """Seeds that an arm was trained with."""
+    return {run["seed"] for run in runs if run["arm"] == arm}
+
+
+def mean_score(cases: dict[str, dict[str, float | None]]) -> float:
+    """Mean of a metric over cases and labels."""
+    return _mean(_mean(labels.values()) for labels in cases.values())
+
+
 def seed_means(runs: list[dict[str, Any]], arm: str, metric: str) -> dict[int, float]:
     """Mean of a metric over cases and labels, by seed."""
-    return {
-        run["seed"]: _mean(_mean(labels.values()) for labels in run["scores"][metric].values())
-        for run in runs
-        if run["arm"] == arm
-    }
+    return {run["seed"]: mean_score(run["scores"][metric]) for run in runs if run["arm"] == arm}
 
 
 def compare(runs: list[dict[str, Any]], arm_a: str, arm_b: str, metric: str) -> dict[str, Any]:
@@ -292,15 +298,38 @@ def recorded_runs(name: str, budget: Budget, notes: dict[str, Any]) -> dict[tupl
     """
     path = RESULTS / f"{name}.json"
     recorded = json.loads(path.read_text())
-    # As it will be written: JSON has no tuples.
-    made = {"budget": budget.__dict__, "versions": _versions(), "precision": precision(budget.device)}
-    expected = json.loads(json.dumps(notes | made))
-    for content in (recorded, expected):
-        content["budget"] = {key: value for key, value in content["budget"].items() if key != "seeds"}
-    different = sorted(key for key, value in expected.items() if recorded.get(key) != value)
+    _check_same(path, recorded, budget, notes)
+    return {(run["arm"], run["seed"]): run for run in recorded["runs"]}
+
+
+def claim(work: Path, budget: Budget, notes: dict[str, Any]) -> None:
+    """Keep a work folder for one way of training: what is trained in it is not trained again.
+
+    Raises
+    ------
+    ValueError
+        If it was begun in another way.
+    """
+    path = work / "study.json"
+    if path.exists():
+        _check_same(path, json.loads(path.read_text()), budget, notes)
+    else:
+        path.write_text(json.dumps(_way_of_training(budget, notes), indent=1))
+
+
+def _way_of_training(budget: Budget, notes: dict[str, Any]) -> dict[str, Any]:
+    way = {key: value for key, value in notes.items() if key not in ("title", "description")}
+    way |= {"budget": budget.__dict__, "versions": _versions(), "precision": precision(budget.device)}
+    return json.loads(json.dumps(way))  # type: ignore[no-any-return]  # as it is written: JSON has no tuples
+
+
+def _check_same(path: Path, recorded: dict[str, Any], budget: Budget, notes: dict[str, Any]) -> None:
+    way = _way_of_training(budget, notes)
+    for content in (recorded, way):
+        content["budget"].pop("seeds")
+    different = sorted(key for key, value in way.items() if recorded.get(key) != value)
     if different:
         raise ValueError(f"{path} is of another study: it differs in {', '.join(different)}")
-    return {(run["arm"], run["seed"]): run for run in recorded["runs"]}
 
 
 def precision(device: str) -> str:
