@@ -30,9 +30,9 @@ def test_plan_by_hand():
         case((3.0, 0.7, 1.2), (60.0, (0.0,), (5.0,)), (1.0, (100.0,), (100.0,))),
     ]
     sigma_mm, intensity_scale, cutoff_mm = plan_scales(cases)
-    # Radii 8, 12, 60: a quarter of 12. Radius 1: the median of the larger pixel spacings 1.1, 1.3, 1.2.
-    assert sigma_mm == (3.0, 1.2)
-    assert cutoff_mm == pytest.approx((9.0, 3.6))
+    # Radii 8, 12, 60: a fifth of 12. Radius 1: the median of the larger pixel spacings 1.1, 1.3, 1.2.
+    assert sigma_mm == pytest.approx((2.4, 1.2))
+    assert cutoff_mm == pytest.approx((7.2, 3.6))
     # sqrt(4 * 9), sqrt(2 * 8), (0), 1, 100: the median of 6, 4, 1, 100.
     assert intensity_scale == (5.0,)
 
@@ -74,10 +74,24 @@ def test_radius_of_discs_whatever_their_number_and_the_spacing():
     two = one | disc(shape, (115, 90), 20.0, spacing_mm)
     for mask in (one, two):
         fingerprint = case_fingerprint(None, [mask], [boundary_voxels(mask)], spacing_mm)
-        assert fingerprint.objects[0].radius_mm == pytest.approx(20.0, rel=0.2)
+        assert fingerprint.objects[0].radius_mm == pytest.approx(20.0, rel=0.03)
         stacked = np.stack([mask] * 3)
         thick = case_fingerprint(None, [stacked], [boundary_voxels(stacked)], (3.0, *spacing_mm))
         assert thick.objects[0].radius_mm == pytest.approx(fingerprint.objects[0].radius_mm)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0), (0.5, 2.0), (0.4, 4.0), (3.0, 0.7)])
+def test_radius_whatever_the_pixels_and_how_the_contour_voxels_were_found(spacing_mm):
+    """Whoever draws the same disc on a slice of another plane gets the same scale."""
+    radius_mm = 40.0
+    shape = tuple(math.ceil(2 * radius_mm / spacing) + 3 for spacing in spacing_mm)
+    centre = [(length - 1) / 2 for length in shape]
+    mask = disc(shape, centre, radius_mm, spacing_mm)
+    angles = np.linspace(0, 2 * np.pi, 5000)
+    circle = np.column_stack([np.sin(angles), np.cos(angles)]) * radius_mm / spacing_mm + centre
+    for contour in (boundary_voxels(mask), np.unique(np.rint(circle).astype(int), axis=0)):
+        (found,) = case_fingerprint(None, [mask], [contour], spacing_mm).objects
+        assert found.radius_mm == pytest.approx(radius_mm, rel=0.05)
 
 
 def test_slices_without_contours_do_not_count_to_the_radius():
