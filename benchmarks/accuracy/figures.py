@@ -151,6 +151,7 @@ def effort(study: dict[str, Any], path: Path) -> None:
 LINES = {
     "dense-stock": ("#868e96", "s--"),
     "dense-wsl-stock-patches": ("#74a9ff", "^:"),
+    "dense-in-image": ("#862e9c", "D-."),
     "dense-wsl": ("#0a6cff", "o-"),
     "every5-ignore-stock": ("#d9480f", "s--"),
     "every5-gated-stock": ("#2b8a3e", "s--"),
