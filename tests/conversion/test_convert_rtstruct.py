@@ -26,6 +26,7 @@ from conversion.phantom import (
     SHAPE_ZYX,
     SPACING_MM_ZYX,
     edit,
+    forget_frame,
     voxels,
     write_contours,
     write_patient,
@@ -622,6 +623,15 @@ def test_clipped_contours_are_counted(source, raw, caplog):
     assert float(row["clipped_area_mm2"]) == pytest.approx(4.62, abs=0.06)
     assert float(row["clipped_farthest_mm"]) == pytest.approx(2.2)
     assert "1 contours were clipped" in caplog.text
+
+
+def test_clipping_where_geometry_finds_the_series(source, raw):
+    beyond = np.add(RECTANGLE_YX, (4.5, 0))  # y 6 to 9; the image ends at 6.5
+    write_patient(source / "ann", rois={"GTV": {2: [beyond]}})
+    edit(source / "ann" / "rs" / "rs.dcm", forget_frame)
+    assert "no image series matches it" in only_problem_of(source, raw)
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(outside="clip"))
+    assert np.count_nonzero(read(target / "labelsTr" / "ann_rs.nii.gz") == 1) == 5
 
 
 def test_repaired_contours_are_counted(source, raw, caplog):
