@@ -234,7 +234,9 @@ def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.
     """
     if not any(one.gaps for one in supervised):
         return
-    drawn = np.any(masks, axis=0)
+    drawn = np.zeros(masks[0].shape, np.bool_)
+    for mask in masks:  # np.any would stack them all
+        drawn |= mask
     for one, mask in zip(supervised, masks, strict=True):
         if one.gaps:
             one.inside[drawn & ~mask] = False
