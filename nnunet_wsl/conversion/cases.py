@@ -12,7 +12,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -67,7 +66,6 @@ from nnunet_wsl.relevance import (
     CaseFingerprint,
     RelevanceSettings,
     case_fingerprint,
-    fuse,
     plan_scales,
     relevance_maps,
 )
@@ -559,17 +557,20 @@ def _open_slices(placed: PlacedContours, name: str) -> list[int]:
 
 
 def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], grid: Grid) -> None:
+    count = np.zeros(grid.shape_zyx, np.uint8)
+    for mask in masks:
+        count += mask
+    shared = count > 1
+    # Few objects overlap, and where: only there they are compared with each other.
+    there = [(name, inside) for name, mask in zip(objects, masks, strict=True) if (inside := mask[shared]).any()]
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
-    problems = []
-    for (a, mask_a), (b, mask_b) in itertools.combinations(zip(objects, masks, strict=True), 2):
-        if num_voxels := np.count_nonzero(mask_a & mask_b):
-            problems.append(
-                f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 "
-                f"({num_voxels} voxels), but a voxel can have one label only. Pass --overlap regions to "
-                "learn both, --overlap priority to give such voxels to the label that is named first, or correct the "
-                "contours."
-            )
-    if problems:
+    if problems := [
+        f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 ({num_voxels} "
+        "voxels), but a voxel can have one label only. Pass --overlap regions to learn both, --overlap priority to "
+        "give such voxels to the label that is named first, or correct the contours."
+        for (a, inside_a), (b, inside_b) in itertools.combinations(there, 2)
+        if (num_voxels := np.count_nonzero(inside_a & inside_b))
+    ]:
         raise InputError(problems)
 
 
@@ -635,8 +636,7 @@ def _write_relevance(
     )
     num_maps = len(planned.sigma_mm)
     if relevance == "fused":
-        # The largest of several is known where all of them are.
-        maps, num_maps = iter([reduce(lambda a, b: (fuse((a[0], b[0])), np.minimum(a[1], b[1])), maps)]), 1
+        maps, num_maps = iter([_fused(maps)]), 1
     # nnU-Net crops to where any channel is not zero: the relevance must not widen that.
     empty = ~(image != 0).any(axis=0)
     # One object at a time: the maps of all objects of a large image would not fit into memory.
@@ -655,6 +655,18 @@ def _object_maps(
     source = RelevanceSource.load(_source_path(building, case.name, k))
     (relevance,) = relevance_maps(image, [source.contour_voxels], spacing_mm, of_one)
     return relevance, source.confidence_map(image.shape[1:], spacing_mm, of_one.sigma_mm[0])
+
+
+def _fused(
+    maps: Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the largest relevance of several objects, which is known where all of them are."""
+    relevance, confidence = next(maps)
+    for of_object in maps:
+        np.maximum(relevance, of_object[0], out=relevance)
+        np.minimum(confidence, of_object[1], out=confidence)
+        del of_object  # before the next one is made
+    return relevance, confidence
 
 
 def _sources_folder(building: Path) -> Path:

@@ -818,6 +818,17 @@ def test_overlap_names_objects_and_volume(source, raw):
     assert "--overlap priority" in problem
 
 
+def test_of_several_objects_those_that_overlap_are_named(source, raw):
+    wider_yx = np.add(BESIDE_YX, [(0, 0), (0, 1), (0, 1), (0, 0)])  # encloses x 8 and 9
+    outlines = {"A": RECTANGLE_YX, "B": BESIDE_YX, "C": INNER_YX, "D": wider_yx, "E": wider_yx}
+    write_patient(source / "ann", rois={name: {2: [outline_yx]} for name, outline_yx in outlines.items()})
+    found = [problem.split(" mm3 ")[0].split("objects ")[1] for problem in problems_of(source, raw)]
+    assert found == [
+        f"'{a}' and '{b}' overlap in {voxels * VOXEL_MM3:.1f}"
+        for a, b, voxels in (("A", "C", 2), ("B", "D", 3), ("B", "E", 3), ("D", "E", 6))
+    ]
+
+
 def test_cases_of_different_modalities(source, raw):
     write_patient(source / "ann")
     write_patient(source / "bob", modality="CT")
