@@ -180,7 +180,7 @@ class _PreparedCase:
     drawn_combinations: frozenset[Combination]
     has_ignore: bool
     needs_confidence: bool
-    fingerprint: CaseFingerprint
+    fingerprint: CaseFingerprint | None
 
 
 def convert_cases(
@@ -254,7 +254,8 @@ def convert_cases(
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
         if settings.relevance != "none":
-            planned = _plan(settings, objects, [case.fingerprint for case in prepared])
+            fingerprints = [case.fingerprint for case in prepared if case.fingerprint]
+            planned = _plan(settings, objects, fingerprints, len(image_channels))
             _, problems = for_all(
                 lambda case: _write_relevance(
                     case, building, planned, len(image_channels), settings.relevance, has_confidence=has_confidence
@@ -381,10 +382,12 @@ def _prepare(
     image, grid = content.image, content.grid
     if settings.relevance != "none" and settings.relevance_mode != "distance":
         _check_finite(case.name, content, settings)
-    placed = _within_image(place(content.contours, grid, case=case.name, outside=settings.outside))
+    placed = place(content.contours, grid, case=case.name, outside=settings.outside)
+    voxels = [contour_voxels(placed, name) for name in placed.objects]
+    masks = [rasterise(placed, name) for name in placed.objects]
+    placed = _within_image(placed, voxels, masks)
     if settings.missing == "error":
         _check_left(case.name, content.contours, placed)
-    masks = [rasterise(placed, name) for name in placed.objects]
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
@@ -401,20 +404,24 @@ def _prepare(
     supervised = []
     # The confidence of all objects of a large image would not fit into memory: it goes to disk object by object.
     for k, (name, mask, one) in enumerate(zip(placed.objects, masks, knowledge, strict=True)):
-        supervision, source = supervise(
+        supervision, interpolation = supervise(
             placed, name, mask, one, image, between=settings.between, contour_sigma_mm=settings.contour_sigma_mm
         )
         supervised.append(supervision)
-        source.save(_source_path(building, case.name, k))
+        if settings.relevance != "none":
+            source = RelevanceSource.of(placed, name, voxels[k], one, interpolation)
+            source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
     write_volume(label_path(building, case.name), labels, grid)
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
+    gaps = [gap for one in supervised for gap in one.gaps]
+    voxel_counts, drawn_combinations = _combinations(labels, statuses, gaps)
     return _PreparedCase(
-        case.name,
-        grid,
-        tuple(
+        name=case.name,
+        grid=grid,
+        reports=tuple(
             ObjectReport.of(
                 case.name,
                 name,
@@ -427,21 +434,34 @@ def _prepare(
             )
             for name, slices, one, mask, there in zip(placed.objects, drawn, knowledge, masks, supervised, strict=True)
         ),
-        _sketches(case.name, placed, [gap for one in supervised for gap in one.gaps]),
-        statuses,
-        *_combinations(labels, statuses, [gap for one in supervised for gap in one.gaps]),
-        settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
+        sketches=_sketches(case.name, placed, gaps),
+        statuses=statuses,
+        voxel_counts=voxel_counts,
+        drawn_combinations=drawn_combinations,
+        has_ignore=settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
         # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
-        bool(
+        needs_confidence=bool(
             (known_slices != known_slices[0]).any()
             or settings.contour_sigma_mm
-            or any(one.gaps for one in supervised)
+            or gaps
             or any(one.partial.any() for one in knowledge)
         ),
-        case_fingerprint(
-            image, masks, [contour_voxels(placed, name) for name in placed.objects], tuple(grid.spacing_mm_zyx)
-        ),
+        fingerprint=_fingerprint(image, masks, voxels, grid, settings),
     )
+
+
+def _fingerprint(
+    image: npt.NDArray[Any],
+    masks: Sequence[npt.NDArray[np.bool_]],
+    voxels: Sequence[npt.NDArray[np.int32]],
+    grid: Grid,
+    settings: ConversionSettings,
+) -> CaseFingerprint | None:
+    """Measure what the scales of the relevance are planned from, and no intensities if their scale is not planned."""
+    if settings.relevance == "none":
+        return None
+    plans_intensity = settings.relevance_mode != "distance" and settings.intensity_scale is None
+    return case_fingerprint(image if plans_intensity else None, masks, voxels, tuple(grid.spacing_mm_zyx))
 
 
 def _check_finite(case: str, content: CaseContent, settings: ConversionSettings) -> None:
@@ -536,9 +556,11 @@ def _knowledge(
     )
 
 
-def _within_image(placed: PlacedContours) -> PlacedContours:
+def _within_image(
+    placed: PlacedContours, voxels: Sequence[npt.NDArray[np.int32]], masks: Sequence[npt.NDArray[np.bool_]]
+) -> PlacedContours:
     """Leave out the contours of objects that lie wholly outside the image."""
-    seen = {name for name in placed.objects if len(contour_voxels(placed, name)) or rasterise(placed, name).any()}
+    seen = {name for name, passed, mask in zip(placed.objects, voxels, masks, strict=True) if len(passed) or mask.any()}
     return replace(placed, contours=tuple(contour for contour in placed.contours if contour.object in seen))
 
 
@@ -598,7 +620,7 @@ def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> b
 
 
 def _plan(
-    settings: ConversionSettings, objects: Sequence[str], fingerprints: Sequence[CaseFingerprint]
+    settings: ConversionSettings, objects: Sequence[str], fingerprints: Sequence[CaseFingerprint], num_channels: int
 ) -> RelevanceSettings:
     """Plan the scales of the relevance that the user has not given from all cases."""
     chosen_mm = settings.sigma_mm and _one_each(settings.sigma_mm, len(objects))
@@ -609,7 +631,7 @@ def _plan(
         cutoff_mm = tuple(c / s * own for c, s, own in zip(cutoff_mm, sigma_mm, blurred_mm, strict=True))
         sigma_mm = blurred_mm
     if settings.intensity_scale is not None:
-        intensity_scale = _one_each(settings.intensity_scale, len(intensity_scale))
+        intensity_scale = _one_each(settings.intensity_scale, num_channels)
     return RelevanceSettings(
         mode=settings.relevance_mode, sigma_mm=sigma_mm, intensity_scale=intensity_scale, cutoff_mm=cutoff_mm
     )

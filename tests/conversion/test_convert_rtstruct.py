@@ -36,9 +36,12 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_wsl import __version__
 from nnunet_wsl.cli.main import main
+from nnunet_wsl.contours import contour_voxels
 from nnunet_wsl.contract import RelevanceChannels
-from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+from nnunet_wsl.conversion import ConversionSettings, cases, convert_rtstruct, supervision
+from nnunet_wsl.conversion.supervision import RelevanceSource
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.relevance import case_fingerprint
 
 VOXEL_MM3 = float(np.prod(SPACING_MM_ZYX))
 
@@ -200,6 +203,54 @@ def test_no_relevance_gives_a_stock_dataset(source, raw):
     assert json.loads((target / "dataset.json").read_text())["channel_names"] == {"0": "MR"}
     for path in ("imagesTr/ann_rs_0000.nii.gz", "labelsTr/ann_rs.nii.gz"):
         assert (target / path).read_bytes() == (raw / "Dataset501_With" / path).read_bytes()
+
+
+def test_without_relevance_nothing_of_it_is_measured_or_saved(source, raw, monkeypatch):
+    def forbidden(*arguments):
+        raise AssertionError
+
+    monkeypatch.setattr(cases, "case_fingerprint", forbidden)
+    monkeypatch.setattr(RelevanceSource, "save", forbidden)
+    write_patient(source / "ann", rois={"GTV": {0: [RECTANGLE_YX], 2: [RECTANGLE_YX]}})
+    convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "planned"),
+    [
+        (ConversionSettings(), False),
+        (ConversionSettings(relevance_mode="both"), True),
+        (ConversionSettings(relevance_mode="both", intensity_scale=(5.0,)), False),
+    ],
+)
+def test_intensities_are_measured_where_their_scale_is_planned(source, raw, monkeypatch, settings, planned):
+    measured = []
+
+    def fingerprint(image, *arguments):
+        measured.append(image is not None)
+        return case_fingerprint(image, *arguments)
+
+    monkeypatch.setattr(cases, "case_fingerprint", fingerprint)
+    write_patient(source / "ann")
+    target = convert_rtstruct(source, 501, "Test", settings=settings)
+    assert measured == [planned]
+    (scale,) = json.loads((target / "dataset.json").read_text())["wsl"]["relevance_settings"]["intensity_scale"] or [0]
+    assert (scale > 0) == (settings.relevance_mode == "both")
+    assert scale == 5 or not settings.intensity_scale
+
+
+def test_contour_voxels_are_found_once(source, raw, monkeypatch):
+    names = []
+
+    def counted(placed, name):
+        names.append(name)
+        return contour_voxels(placed, name)
+
+    monkeypatch.setattr(cases, "contour_voxels", counted)
+    monkeypatch.setattr(supervision, "contour_voxels", counted, raising=False)
+    write_patient(source / "ann", rois={"A": TWICE, "B": {3: [BESIDE_YX]}})
+    convert_rtstruct(source, 501, "Test")
+    assert names == ["A", "B"]
 
 
 def test_sparse_contours_leave_slices_ignored(source, raw, caplog):

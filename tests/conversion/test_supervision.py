@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nnunet_wsl.contours import Contour, ContourSet, drawn_slices, place, rasterise
+from nnunet_wsl.contours import Contour, ContourSet, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.conversion.annotation import slice_knowledge
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.supervision import (
@@ -38,7 +38,8 @@ def supervised(closed=(), opened=(), image=FLAT, listed=None, between="ignore", 
     ]
     placed = place(ContourSet(["A"], contours), grid(), case="ann")
     knowledge = slice_knowledge(drawn_slices(placed, "A"), SHAPE_ZYX[0], "auto", opened, listed=listed)
-    return supervise(placed, "A", rasterise(placed, "A"), knowledge, image, between=between, **options)
+    one, found = supervise(placed, "A", rasterise(placed, "A"), knowledge, image, between=between, **options)
+    return one, RelevanceSource.of(placed, "A", contour_voxels(placed, "A"), knowledge, found)
 
 
 def confidence_of(source, sigma_mm=2.0):
