@@ -45,7 +45,6 @@ from nnunet_wsl.conversion.dataset import (
 from nnunet_wsl.conversion.objects import Missing
 from nnunet_wsl.conversion.regions import Combination, LabelValues, Status, combine, count_statuses
 from nnunet_wsl.conversion.report import (
-    OVERVIEW_ROWS,
     CaseSketch,
     ObjectReport,
     draw_overview,
@@ -76,6 +75,9 @@ _LOG = logging.getLogger(__name__)
 
 ANNOTATED_FILE = "wsl_annotated.json"
 """Copy, in the dataset, of the list of annotated slices that it was converted with."""
+
+_OVERVIEW_ROWS = 6
+"""Slices in the picture of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -520,7 +522,7 @@ def _sketches(case: str, placed: PlacedContours, gaps: Sequence[Gap]) -> tuple[C
 
 def _shown(cases: Sequence[_PreparedCase]) -> list[CaseSketch]:
     """Choose the sketches of the overview: all of as many cases as fit, spread evenly."""
-    count = min(OVERVIEW_ROWS // max(len(case.sketches) for case in cases), len(cases))
+    count = min(_OVERVIEW_ROWS // max(len(case.sketches) for case in cases), len(cases))
     return [sketch for i in np.linspace(0, len(cases) - 1, count).round().astype(int) for sketch in cases[i].sketches]
 
 

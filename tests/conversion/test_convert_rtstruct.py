@@ -673,7 +673,7 @@ def test_clipped_contours_are_counted(source, raw, caplog):
     # 3 pixels high, 2 wide: 6 * 0.7 * 1.1 mm2; the points are 2 pixels of 1.1 mm from the border
     assert float(row["clipped_area_mm2"]) == pytest.approx(4.62, abs=0.06)
     assert float(row["clipped_farthest_mm"]) == pytest.approx(2.2)
-    assert "1 contours were clipped" in caplog.text
+    assert "1 contour clipped at" in caplog.text
 
 
 def test_clipping_where_geometry_finds_the_series(source, raw):
@@ -699,16 +699,17 @@ def test_repaired_contours_are_counted(source, raw, caplog):
         (row,) = csv.DictReader(file)
     faults = ("repeated", "extentless", "crossing", "spur", "keyhole")
     assert [row[f"{fault}_contours"] for fault in faults] == ["1"] * 5
-    where = "Case 'ann_rs', label 'GTV': 1 contours "
-    for text in ("are drawn twice", "have no extent", "cross themselves", "have spurs"):
+    where = "Case 'ann_rs', label 'GTV': 1 contour "
+    for text in ("drawn twice", "without extent", "with self-crossings", "with spurs"):
         assert where + text in caplog.text
-    assert "label 'GTV': 1 keyhole contours were divided into rings." in caplog.text
+    assert "label 'GTV': 1 keyhole contour divided into rings." in caplog.text
     mask = read(target / "labelsTr" / "ann_rs.nii.gz")
     np.testing.assert_array_equal(mask[0], mask[2])
     assert mask[2].sum() > mask[3].sum() > 0
 
 
 def test_report(source, raw, caplog):
+    caplog.set_level(logging.INFO, "nnunet_wsl")
     rois = {"A": {key: [RECTANGLE_YX] for key in (0, 1, 3)}, "B": {2: [INNER_YX]}}
     write_patient(source / "ann", rois=rois)
     target = convert_rtstruct(source, 501, "Test")
@@ -719,7 +720,9 @@ def test_report(source, raw, caplog):
     assert float(a["volume_mm3"]) == pytest.approx(45 * VOXEL_MM3, abs=0.06)
     assert (b["object"], b["drawn_slices"], b["gaps"]) == ("B", "1", "")
     assert float(b["volume_mm3"]) == pytest.approx(2 * VOXEL_MM3, abs=0.06)
-    assert "gaps wider than the usual 1 slice(s): 1-3" in caplog.text
+    assert "gaps wider than the usual 1 slice: 1-3" in caplog.text
+    assert "Label 'A': drawn in 1 case, 3 slices (step 1)" in caplog.text
+    assert "Label 'B': drawn in 1 case, 1 slice (step 1)" in caplog.text
 
 
 def test_patients_stay_in_one_fold(source, raw):
