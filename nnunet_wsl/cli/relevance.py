@@ -106,8 +106,9 @@ def run(args: argparse.Namespace) -> int:
 
     _check_scales(args)
     _check_output(args.output, args.overwrite, (args.image, args.contours))
-    image = _read_image(args.image, args.contours)
-    objects = _read_objects(args.contours, image, args.objects, args.outside or "error")
+    outside: Literal["error", "clip"] = args.outside or "error"
+    image = _read_image(args.image, args.contours, outside)
+    objects = _read_objects(args.contours, image, args.objects, outside)
     if objects.placed is None:
         problems = [
             f"{option} needs polylines, but a label map has voxels only. Leave it out, or give an RTSTRUCT."
@@ -162,12 +163,12 @@ def _check_output(path: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
         raise InputError(f"The folder of {path} does not exist. Create it, or choose another --output.")
 
 
-def _read_image(path: Path, contours: Path) -> _Image:
+def _read_image(path: Path, contours: Path, outside: Literal["error", "clip"]) -> _Image:
     import numpy as np
     import SimpleITK as sitk
 
     if path.is_dir():
-        return _read_series(path, contours)
+        return _read_series(path, contours, outside)
     image = _read(path)
     if image.GetDimension() not in (2, 3):
         raise InputError(f"{path}: expected an image with two or three axes, found {image.GetDimension()}.")
@@ -184,7 +185,7 @@ def _read_image(path: Path, contours: Path) -> _Image:
     return _Image(channels, _geometry(image))
 
 
-def _read_series(folder: Path, contours: Path) -> _Image:
+def _read_series(folder: Path, contours: Path, outside: Literal["error", "clip"]) -> _Image:
     import numpy as np
     import SimpleITK as sitk
 
@@ -195,7 +196,7 @@ def _read_series(folder: Path, contours: Path) -> _Image:
     found = find_dicom(folder).series
     if _is_dicom(contours):
         rtstruct = read_rtstruct(contours)
-        series = match_series(rtstruct, lambda: rtstruct.contours, found)
+        series = match_series(rtstruct, lambda: rtstruct.contours, found, outside=outside)
     elif len(found) == 1:
         series = found[0]
     else:

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ EVERY_OBJECT = "*"
 
 MAX_SLICE = 99_999
 """No image has so many slices; a list beyond would take memory before it can be compared with the image."""
+
+_SHOWN_NAMES = 5
 
 _FORMAT = (
     f'Write slices, from 0 to {MAX_SLICE}, as "0-4 8" or "all": in JSON as {{"case": {{"object": "0-4 8"}}}}, in '
@@ -49,9 +51,11 @@ def read_annotated(path: Path, cases: Collection[str], objects: Collection[str])
     """
     listed: dict[str, dict[str, SliceList]] = {}
     problems = []
+    known_cases = frozenset(cases)
+    unknown_cases: dict[str, None] = {}
     for case, name, value in _entries(path):
-        if case not in cases:
-            problems.append(f"{path}: there is no case '{case}'. The cases are {', '.join(sorted(cases))}.")
+        if case not in known_cases:
+            unknown_cases[case] = None
         elif name != EVERY_OBJECT and name not in objects:
             problems.append(f"{path}: case '{case}' lists '{name}', which is no label. The labels are "
                             f"{', '.join(objects)}, and {EVERY_OBJECT} for all.")  # fmt: skip
@@ -61,6 +65,9 @@ def read_annotated(path: Path, cases: Collection[str], objects: Collection[str])
         else:
             of_case = listed.setdefault(case, {})
             of_case[name] = _united(of_case.get(name, ()), slices)
+    if unknown_cases:
+        unknown, known = _few([repr(case) for case in unknown_cases]), _few(sorted(known_cases))
+        problems.insert(0, f"{path}: there is no case {unknown}. The cases are {known}. Correct the names.")
     if problems:
         raise InputError(dict.fromkeys(problems))
     return {
@@ -163,6 +170,12 @@ def _parse(value: Any) -> SliceList | None:
             return None
         slices.update(range(first, last + 1))
     return tuple(sorted(slices))
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
 def _united(a: SliceList, b: SliceList) -> SliceList:

@@ -12,7 +12,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -46,7 +45,6 @@ from nnunet_wsl.conversion.dataset import (
 from nnunet_wsl.conversion.objects import Missing
 from nnunet_wsl.conversion.regions import Combination, LabelValues, Status, combine, count_statuses
 from nnunet_wsl.conversion.report import (
-    OVERVIEW_ROWS,
     CaseSketch,
     ObjectReport,
     draw_overview,
@@ -67,7 +65,6 @@ from nnunet_wsl.relevance import (
     CaseFingerprint,
     RelevanceSettings,
     case_fingerprint,
-    fuse,
     plan_scales,
     relevance_maps,
 )
@@ -78,6 +75,9 @@ _LOG = logging.getLogger(__name__)
 
 ANNOTATED_FILE = "wsl_annotated.json"
 """Copy, in the dataset, of the list of annotated slices that it was converted with."""
+
+_OVERVIEW_ROWS = 6
+"""Slices in the picture of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class _PreparedCase:
     drawn_combinations: frozenset[Combination]
     has_ignore: bool
     needs_confidence: bool
-    fingerprint: CaseFingerprint
+    fingerprint: CaseFingerprint | None
 
 
 def convert_cases(
@@ -256,7 +256,8 @@ def convert_cases(
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
         if settings.relevance != "none":
-            planned = _plan(settings, objects, [case.fingerprint for case in prepared])
+            fingerprints = [case.fingerprint for case in prepared if case.fingerprint]
+            planned = _plan(settings, objects, fingerprints, len(image_channels))
             _, problems = for_all(
                 lambda case: _write_relevance(
                     case, building, planned, len(image_channels), settings.relevance, has_confidence=has_confidence
@@ -383,10 +384,12 @@ def _prepare(
     image, grid = content.image, content.grid
     if settings.relevance != "none" and settings.relevance_mode != "distance":
         _check_finite(case.name, content, settings)
-    placed = _within_image(place(content.contours, grid, case=case.name, outside=settings.outside))
+    placed = place(content.contours, grid, case=case.name, outside=settings.outside)
+    voxels = [contour_voxels(placed, name) for name in placed.objects]
+    masks = [rasterise(placed, name) for name in placed.objects]
+    placed = _within_image(placed, voxels, masks)
     if settings.missing == "error":
         _check_left(case.name, content.contours, placed)
-    masks = [rasterise(placed, name) for name in placed.objects]
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
@@ -403,20 +406,24 @@ def _prepare(
     supervised = []
     # The confidence of all objects of a large image would not fit into memory: it goes to disk object by object.
     for k, (name, mask, one) in enumerate(zip(placed.objects, masks, knowledge, strict=True)):
-        supervision, source = supervise(
+        supervision, interpolation = supervise(
             placed, name, mask, one, image, between=settings.between, contour_sigma_mm=settings.contour_sigma_mm
         )
         supervised.append(supervision)
-        source.save(_source_path(building, case.name, k))
+        if settings.relevance != "none":
+            source = RelevanceSource.of(placed, name, voxels[k], one, interpolation)
+            source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
     write_volume(label_path(building, case.name), labels, grid)
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
+    gaps = [gap for one in supervised for gap in one.gaps]
+    voxel_counts, drawn_combinations = _combinations(labels, statuses, gaps)
     return _PreparedCase(
-        case.name,
-        grid,
-        tuple(
+        name=case.name,
+        grid=grid,
+        reports=tuple(
             ObjectReport.of(
                 case.name,
                 name,
@@ -429,21 +436,34 @@ def _prepare(
             )
             for name, slices, one, mask, there in zip(placed.objects, drawn, knowledge, masks, supervised, strict=True)
         ),
-        _sketches(case.name, placed, [gap for one in supervised for gap in one.gaps]),
-        statuses,
-        *_combinations(labels, statuses, [gap for one in supervised for gap in one.gaps]),
-        settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
+        sketches=_sketches(case.name, placed, gaps),
+        statuses=statuses,
+        voxel_counts=voxel_counts,
+        drawn_combinations=drawn_combinations,
+        has_ignore=settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
         # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
-        bool(
+        needs_confidence=bool(
             (known_slices != known_slices[0]).any()
             or settings.contour_sigma_mm
-            or any(one.gaps for one in supervised)
+            or gaps
             or any(one.partial.any() for one in knowledge)
         ),
-        case_fingerprint(
-            image, masks, [contour_voxels(placed, name) for name in placed.objects], tuple(grid.spacing_mm_zyx)
-        ),
+        fingerprint=_fingerprint(image, masks, voxels, grid, settings),
     )
+
+
+def _fingerprint(
+    image: npt.NDArray[Any],
+    masks: Sequence[npt.NDArray[np.bool_]],
+    voxels: Sequence[npt.NDArray[np.int32]],
+    grid: Grid,
+    settings: ConversionSettings,
+) -> CaseFingerprint | None:
+    """Measure what the scales of the relevance are planned from, and no intensities if their scale is not planned."""
+    if settings.relevance == "none":
+        return None
+    plans_intensity = settings.relevance_mode != "distance" and settings.intensity_scale is None
+    return case_fingerprint(image if plans_intensity else None, masks, voxels, tuple(grid.spacing_mm_zyx))
 
 
 def _check_finite(case: str, content: CaseContent, settings: ConversionSettings) -> None:
@@ -502,7 +522,7 @@ def _sketches(case: str, placed: PlacedContours, gaps: Sequence[Gap]) -> tuple[C
 
 def _shown(cases: Sequence[_PreparedCase]) -> list[CaseSketch]:
     """Choose the sketches of the overview: all of as many cases as fit, spread evenly."""
-    count = min(OVERVIEW_ROWS // max(len(case.sketches) for case in cases), len(cases))
+    count = min(_OVERVIEW_ROWS // max(len(case.sketches) for case in cases), len(cases))
     return [sketch for i in np.linspace(0, len(cases) - 1, count).round().astype(int) for sketch in cases[i].sketches]
 
 
@@ -538,9 +558,11 @@ def _knowledge(
     )
 
 
-def _within_image(placed: PlacedContours) -> PlacedContours:
+def _within_image(
+    placed: PlacedContours, voxels: Sequence[npt.NDArray[np.int32]], masks: Sequence[npt.NDArray[np.bool_]]
+) -> PlacedContours:
     """Leave out the contours of objects that lie wholly outside the image."""
-    seen = {name for name in placed.objects if len(contour_voxels(placed, name)) or rasterise(placed, name).any()}
+    seen = {name for name, passed, mask in zip(placed.objects, voxels, masks, strict=True) if len(passed) or mask.any()}
     return replace(placed, contours=tuple(contour for contour in placed.contours if contour.object in seen))
 
 
@@ -559,17 +581,20 @@ def _open_slices(placed: PlacedContours, name: str) -> list[int]:
 
 
 def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], grid: Grid) -> None:
+    count = np.zeros(grid.shape_zyx, np.uint8)
+    for mask in masks:
+        count += mask
+    shared = count > 1
+    # Few objects overlap, and where: only there they are compared with each other.
+    there = [(name, inside) for name, mask in zip(objects, masks, strict=True) if (inside := mask[shared]).any()]
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
-    problems = []
-    for (a, mask_a), (b, mask_b) in itertools.combinations(zip(objects, masks, strict=True), 2):
-        if num_voxels := np.count_nonzero(mask_a & mask_b):
-            problems.append(
-                f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 "
-                f"({num_voxels} voxels), but a voxel can have one label only. Pass --overlap regions to "
-                "learn both, --overlap priority to give such voxels to the label that is named first, or correct the "
-                "contours."
-            )
-    if problems:
+    if problems := [
+        f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 ({num_voxels} "
+        "voxels), but a voxel can have one label only. Pass --overlap regions to learn both, --overlap priority to "
+        "give such voxels to the label that is named first, or correct the contours."
+        for (a, inside_a), (b, inside_b) in itertools.combinations(there, 2)
+        if (num_voxels := np.count_nonzero(inside_a & inside_b))
+    ]:
         raise InputError(problems)
 
 
@@ -597,7 +622,7 @@ def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> b
 
 
 def _plan(
-    settings: ConversionSettings, objects: Sequence[str], fingerprints: Sequence[CaseFingerprint]
+    settings: ConversionSettings, objects: Sequence[str], fingerprints: Sequence[CaseFingerprint], num_channels: int
 ) -> RelevanceSettings:
     """Plan the scales of the relevance that the user has not given from all cases."""
     chosen_mm = settings.sigma_mm and _one_each(settings.sigma_mm, len(objects))
@@ -608,7 +633,7 @@ def _plan(
         cutoff_mm = tuple(c / s * own for c, s, own in zip(cutoff_mm, sigma_mm, blurred_mm, strict=True))
         sigma_mm = blurred_mm
     if settings.intensity_scale is not None:
-        intensity_scale = _one_each(settings.intensity_scale, len(intensity_scale))
+        intensity_scale = _one_each(settings.intensity_scale, num_channels)
     return RelevanceSettings(
         mode=settings.relevance_mode, sigma_mm=sigma_mm, intensity_scale=intensity_scale, cutoff_mm=cutoff_mm
     )
@@ -635,8 +660,7 @@ def _write_relevance(
     )
     num_maps = len(planned.sigma_mm)
     if relevance == "fused":
-        # The largest of several is known where all of them are.
-        maps, num_maps = iter([reduce(lambda a, b: (fuse((a[0], b[0])), np.minimum(a[1], b[1])), maps)]), 1
+        maps, num_maps = iter([_fused(maps)]), 1
     # nnU-Net crops to where any channel is not zero: the relevance must not widen that.
     empty = ~(image != 0).any(axis=0)
     # One object at a time: the maps of all objects of a large image would not fit into memory.
@@ -655,6 +679,18 @@ def _object_maps(
     source = RelevanceSource.load(_source_path(building, case.name, k))
     (relevance,) = relevance_maps(image, [source.contour_voxels], spacing_mm, of_one)
     return relevance, source.confidence_map(image.shape[1:], spacing_mm, of_one.sigma_mm[0])
+
+
+def _fused(
+    maps: Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the largest relevance of several objects, which is known where all of them are."""
+    relevance, confidence = next(maps)
+    for of_object in maps:
+        np.maximum(relevance, of_object[0], out=relevance)
+        np.minimum(confidence, of_object[1], out=confidence)
+        del of_object  # before the next one is made
+    return relevance, confidence
 
 
 def _sources_folder(building: Path) -> Path:

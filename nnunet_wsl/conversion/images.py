@@ -68,7 +68,8 @@ def convert_images(
 
         def write(named: tuple[str, Series]) -> None:
             name, series = named
-            write_volume(building / f"{name}_0000{FILE_ENDING}", series.read(), series.grid())
+            grid = series.grid()  # refuses what cannot be read as one volume
+            write_volume(building / f"{name}_0000{FILE_ENDING}", series.read(), grid)
 
         cases = list(zip(case_names(folders), chosen, strict=True))
         _, problems = for_all(write, cases, jobs, "Converting images")

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -283,7 +283,7 @@ def _find_images(
     image_folder: Path, label_folder: Path, ending: str, num_channels: int
 ) -> dict[str, tuple[tuple[Path, ...], Path]]:
     """Return the image files and the label map of every case."""
-    label_maps = sorted(path for path in label_folder.glob(f"*{ending}") if path.is_file())
+    label_maps = sorted(path for path in _visible(label_folder, ending) if path.is_file())
     if not label_maps:
         raise InputError(f"No label map '*{ending}' in '{label_folder}'. Give the folder of the label maps.")
     found = {}
@@ -303,11 +303,16 @@ def _find_images(
         found[case] = (images, path)
     if problems:
         raise InputError(problems)
-    if unused := [path for path in image_folder.glob(f"*{ending}") if path not in used]:
+    if unused := [path for path in _visible(image_folder, ending) if path not in used]:
         _LOG.warning(
             "%d images in '%s' have no label map, or channels beyond the named ones.", len(unused), image_folder
         )
     return found
+
+
+def _visible(folder: Path, ending: str) -> Iterator[Path]:
+    """Return the files of a format as a shell's * does: archives made on a Mac are full of hidden ones."""
+    return (path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:

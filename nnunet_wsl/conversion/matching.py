@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
-from nnunet_wsl.contours import ContourSet, RTStruct, place
+from nnunet_wsl.contours import ContourSet, RTStruct, contour_voxels, place, rasterise
 from nnunet_wsl.conversion.series import Series
 from nnunet_wsl.errors import InputError
 
 
 def match_series(
-    rtstruct: RTStruct, contours: Callable[[], ContourSet], series: Sequence[Series], modality: str | None = None
+    rtstruct: RTStruct,
+    contours: Callable[[], ContourSet],
+    series: Sequence[Series],
+    modality: str | None = None,
+    outside: Literal["error", "clip"] = "error",
 ) -> Series | None:
     """Find the series that an RTSTRUCT belongs to.
 
     First by its references to a series or to slices; if none of those is there, by the frame of reference; where
-    either side has no frame of reference, by geometry: all contours lie within the image and on its planes. Geometry
-    also decides between several series that were found by reference or by frame of reference.
+    either side has no frame of reference, by geometry: all contours lie within the image and on its planes, or, if they
+    may be clipped and no image holds them whole, a part of them does. Geometry also decides between several series that
+    were found by reference or by frame of reference.
 
     Parameters
     ----------
@@ -29,6 +35,8 @@ def match_series(
         All series of the source.
     modality : str, optional
         DICOM modality of the images to convert.
+    outside : {"error", "clip"}
+        What happens to contours that leave the image, see :func:`nnunet_wsl.contours.place`.
 
     Returns
     -------
@@ -46,13 +54,13 @@ def match_series(
         how = "are referenced by it"
     elif found := [s for s in series if frame in s.frame_of_reference_uids]:
         how = "share its frame of reference"
-        found = _best_fitting(contours, found)
+        found = _best_fitting(contours, found, outside)
     else:
         how = "contain its contours"
-        found = _fitting(contours, unframed)
+        found = _fitting(contours, unframed, outside)
     if not found:
         raise InputError(_no_match(series, unframed))
-    candidates = _best_fitting(contours, [s for s in found if modality in (None, s.modality)])
+    candidates = _best_fitting(contours, [s for s in found if modality in (None, s.modality)], outside)
     if len(candidates) > 1:
         raise InputError(
             f"{len(candidates)} series {how} and fit its contours equally well: "
@@ -90,23 +98,33 @@ def _referenced(rtstruct: RTStruct, series: Sequence[Series]) -> list[Series]:
     ]
 
 
-def _best_fitting(contours: Callable[[], ContourSet], series: list[Series]) -> list[Series]:
+def _best_fitting(
+    contours: Callable[[], ContourSet], series: list[Series], outside: Literal["error", "clip"]
+) -> list[Series]:
     """Return the series that the contours fit, or all of them if they fit none."""
-    return _fitting(contours, series) or series if len(series) > 1 else series
+    return _fitting(contours, series, outside) or series if len(series) > 1 else series
 
 
-def _fitting(contours: Callable[[], ContourSet], series: Sequence[Series]) -> list[Series]:
-    """Return the series within whose grid, and on whose planes, all contours lie."""
+def _fitting(
+    contours: Callable[[], ContourSet], series: Sequence[Series], outside: Literal["error", "clip"]
+) -> list[Series]:
+    """Return the series on whose planes and within whose grid all contours lie; with "clip", else a part of them."""
     contour_set = contours()
-    return [s for s in series if contour_set.contours and _fits(contour_set, s)]
+    if not contour_set.contours:
+        return []
+    whole = [s for s in series if _fits(contour_set, s, "error")]
+    return whole if whole or outside == "error" else [s for s in series if _fits(contour_set, s, "clip")]
 
 
-def _fits(contours: ContourSet, series: Series) -> bool:
+def _fits(contours: ContourSet, series: Series, outside: Literal["error", "clip"]) -> bool:
     try:
-        place(contours, series.grid(), case="")
+        placed = place(contours, series.grid(), case="", outside=outside)
     except InputError:
         return False
-    return True
+    # Contours that lie beside the image can be clipped, too: then nothing of them is left.
+    return outside == "error" or any(
+        len(contour_voxels(placed, name)) or rasterise(placed, name).any() for name in placed.objects
+    )
 
 
 def _no_match(series: Sequence[Series], compared: Sequence[Series]) -> str:

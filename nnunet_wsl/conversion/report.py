@@ -27,9 +27,6 @@ _LOG = logging.getLogger(__name__)
 REPORT_FILE = "wsl_report.csv"
 OVERVIEW_FILE = "wsl_overview.png"
 
-OVERVIEW_ROWS = 6
-"""Slices in the picture, of cases spread evenly over the dataset."""
-
 _COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#bf5af2", "#64d2ff", "#ff9f0a", "#ac8e68")
 _IGNORE_COLOUR = "#8e8e93"
 
@@ -193,43 +190,47 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
         volumes_ml = [report.volume_mm3 / 1000 for report in of_object]
         steps = sorted({report.step for report in of_object if report.step})
         _LOG.info(
-            "Label '%s': drawn in %d cases, %d slices (step %s), volume %.1f ml (%.1f to %.1f).",
-            name, len(of_object), sum(report.drawn_slices for report in of_object),
+            "Label '%s': drawn in %s, %s (step %s), volume %.1f ml (%.1f to %.1f).",
+            name, _count(len(of_object), "case"), _count(sum(report.drawn_slices for report in of_object), "slice"),
             ", ".join(map(str, steps)) or "unknown", float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
         )  # fmt: skip
     if unclear := list(dict.fromkeys(report.case for report in reports if report.step == 0)):
         _LOG.warning(
-            "In %d cases an object is drawn on one slice only, and no object tells how far apart slices were "
+            "In %s an object is drawn on one slice only, and no object tells how far apart slices were "
             "annotated: of this object only that slice counts as known. Pass --annotated all if it is absent on the "
             "others, or --annotated FILE with a list of the annotated slices. The cases: %s.",
-            len(unclear), ", ".join(unclear),
+            _count(len(unclear), "case"), ", ".join(unclear),
         )  # fmt: skip
     for report in reports:
         where = f"Case '{report.case}', label '{report.object}'"
         if report.gaps:
-            _LOG.warning("%s: gaps wider than the usual %d slice(s): %s.", where, report.step, report.gaps)
+            _LOG.warning("%s: gaps wider than the usual %s: %s.", where, _count(report.step, "slice"), report.gaps)
         if not report.drawn_slices:
             _LOG.warning(
-                "%s: no contours; the object is known to be absent on %d of %d slices.",
-                where, report.known_slices, report.slices,
+                "%s: no contours; the object is known to be absent on %d of %s.",
+                where, report.known_slices, _count(report.slices, "slice"),
             )  # fmt: skip
         elif report.volume_mm3 == 0:
             _LOG.warning("%s: the contours enclose no voxel centre, the mask is empty.", where)
         if report.clipped_contours:
             _LOG.warning(
-                "%s: %d contours were clipped at the border of the image, %.1f mm2 in all, up to %.1f mm outside.",
-                where, report.clipped_contours, report.clipped_area_mm2, report.clipped_farthest_mm,
+                "%s: %s clipped at the border of the image, %.1f mm2 in all, up to %.1f mm outside.",
+                where, _count(report.clipped_contours, "contour"), report.clipped_area_mm2, report.clipped_farthest_mm,
             )  # fmt: skip
         for count, fault in (
-            (report.repeated_contours, "are drawn twice and were used once"),
-            (report.extentless_contours, "have no extent and were left out"),
-            (report.crossing_contours, "cross themselves and were reduced to the border of what they enclose"),
-            (report.spur_contours, "have spurs, which were removed"),
+            (report.repeated_contours, "drawn twice, used once"),
+            (report.extentless_contours, "without extent, left out"),
+            (report.crossing_contours, "with self-crossings, reduced to the border of what is enclosed"),
+            (report.spur_contours, "with spurs, which were removed"),
         ):
             if count:
-                _LOG.warning("%s: %d contours %s.", where, count, fault)
+                _LOG.warning("%s: %s %s.", where, _count(count, "contour"), fault)
         if report.keyhole_contours:
-            _LOG.info("%s: %d keyhole contours were divided into rings.", where, report.keyhole_contours)
+            _LOG.info("%s: %s divided into rings.", where, _count(report.keyhole_contours, "keyhole contour"))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 @rc_context({"text.parse_math": False})  # a name with two $ is no formula
@@ -244,14 +245,14 @@ def draw_overview(
     predictions: Path | None = None,
     output: Path | None = None,
 ) -> None:
-    """Draw some cases side by side, one row each: image with contours, label map, relevance, and prediction.
+    """Draw slices of cases, one row each: image with contours, label map, relevance, and prediction.
 
     Parameters
     ----------
     dataset : Path
         Folder of the dataset, with images and labels.
     sketches : sequence of CaseSketch
-        All cases; a few are drawn.
+        At least one; all are drawn.
     objects : sequence of str
         Names of the objects.
     image_channels, channels : int
@@ -268,19 +269,17 @@ def draw_overview(
     titles = ["image and contours", "label map"]
     titles += ["relevance"] if has_relevance else []
     titles += ["prediction"] if predictions else []
-    count = min(OVERVIEW_ROWS, len(sketches))
-    chosen = [sketches[i] for i in np.linspace(0, len(sketches) - 1, count).round().astype(int)]
     colours = [*itertools.islice(itertools.cycle(_COLOURS), len(objects)), _IGNORE_COLOUR]
     shown = range(len(objects)) if shown is None else shown
     # Ignored voxels nearly hide the image: grey on grey would not be seen.
     values = [*(to_rgba(colours[k], alpha=0.5) for k in shown), to_rgba(colours[-1], alpha=0.85)]
     overlay = np.array([(0, 0, 0, 0), *values])
-    heights = [float(np.clip(3.4 * s.size_mm_yx[0] / s.size_mm_yx[1], 1, 5)) for s in chosen]
+    heights = [float(np.clip(3.4 * s.size_mm_yx[0] / s.size_mm_yx[1], 1, 5)) for s in sketches]
     figure = Figure(figsize=(3.4 * len(titles), sum(heights) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(count, len(titles), squeeze=False, height_ratios=heights)
+    axes = figure.subplots(len(sketches), len(titles), squeeze=False, height_ratios=heights)
     shows_ignore = False
-    for row, sketch in zip(axes, chosen, strict=True):
+    for row, sketch in zip(axes, sketches, strict=True):
         k = sketch.slice_index
         image = read_slice(image_path(dataset, sketch.case, 0), k).astype(np.float32)
         low, high = np.percentile(image, (1, 99.5))

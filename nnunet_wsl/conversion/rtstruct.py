@@ -123,9 +123,9 @@ def convert_rtstruct(
         "Found %d image series and %d structure sets (and %d other files).",
         len(dicom.series), len(dicom.rtstructs), dicom.num_other_files,
     )  # fmt: skip
-    structure_sets, problems = _find_structure_sets(dicom, rois, modality, jobs)
-    image_channel = common_modality(structure_set.series for structure_set in structure_sets)
     settings = settings or ConversionSettings()
+    structure_sets, problems = _find_structure_sets(dicom, rois, modality, settings, jobs)
+    image_channel = common_modality(structure_set.series for structure_set in structure_sets)
     cases = _make_cases(structure_sets, dicom.folder, rois, settings, problems, jobs)
     _tell_left_out_and_repeated(cases, dicom, image_channel)
     folders = [case.path.parent.relative_to(dicom.folder) for case in cases]
@@ -153,7 +153,7 @@ def convert_rtstruct(
 
 
 def _find_structure_sets(
-    dicom: DicomSource, rois: Mapping[str, str] | None, modality: str | None, jobs: int
+    dicom: DicomSource, rois: Mapping[str, str] | None, modality: str | None, settings: ConversionSettings, jobs: int
 ) -> tuple[list[_StructureSet], list[str]]:
     """Read every RTSTRUCT and find its series; leave out those of other modalities."""
 
@@ -162,7 +162,7 @@ def _find_structure_sets(
         wanted = names if rois is None else matching_names(names, rois)
         contours = partial(_read_contours, summary.path, wanted)
         try:
-            series = match_series(summary.rtstruct, contours, dicom.series, modality)
+            series = match_series(summary.rtstruct, contours, dicom.series, modality, settings.outside)
         except InputError as error:
             file = summary.path.relative_to(dicom.folder)
             raise InputError(f"RTSTRUCT '{file}': {problem}" for problem in error.problems) from error

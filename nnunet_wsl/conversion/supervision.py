@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_wsl.contours import Grid, PlacedContour, PlacedContours, contour_voxels
+from nnunet_wsl.contours import Grid, PlacedContour, PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
 from nnunet_wsl.conversion.between import Gap, Interpolation, interpolate
 from nnunet_wsl.relevance import boundary_voxels, nearest_contour, polyline_distance
@@ -68,6 +68,24 @@ class RelevanceSource:
     ends: npt.NDArray[np.bool_]
     confidence: npt.NDArray[np.float32]
     partial_slices: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        placed: PlacedContours,
+        name: str,
+        voxels: npt.NDArray[np.int32],
+        knowledge: SliceKnowledge,
+        interpolation: Interpolation | None = None,
+    ) -> RelevanceSource:
+        """Tell it of one object, with its contour voxels and what `supervise` interpolated."""
+        source = cls(
+            voxels,
+            _open_ends(placed, name, voxels),
+            np.where(knowledge.known, np.float32(1), np.float32(0))[:, None, None],
+            tuple(np.flatnonzero(knowledge.partial).tolist()),
+        )
+        return source.with_interpolation(interpolation, knowledge) if interpolation else source
 
     def with_interpolation(self, found: Interpolation, knowledge: SliceKnowledge) -> RelevanceSource:
         """Add interpolated contours, and the confidence that the interpolation has."""
@@ -151,8 +169,8 @@ def supervise(
     *,
     between: Between,
     contour_sigma_mm: float = 0.0,
-) -> tuple[ObjectSupervision, RelevanceSource]:
-    """Tell what is supervised of one object.
+) -> tuple[ObjectSupervision, Interpolation | None]:
+    """Tell what is supervised of the mask of one object.
 
     Parameters
     ----------
@@ -174,31 +192,23 @@ def supervise(
     Returns
     -------
     ObjectSupervision
-        Of the mask.
-    RelevanceSource
-        What the relevance is made from.
+        What is supervised.
+    Interpolation or None
+        Of the slices between; None if there are none to interpolate.
     """
-    voxels = contour_voxels(placed, name)
-    source = RelevanceSource(
-        voxels,
-        _open_ends(placed, name, voxels),
-        np.where(knowledge.known, np.float32(1), np.float32(0))[:, None, None],
-        tuple(np.flatnonzero(knowledge.partial).tolist()),
-    )
     inside = mask
     known = np.broadcast_to(knowledge.known[:, None, None], mask.shape)
-    gaps: tuple[Gap, ...] = ()
+    interpolation = None
     if between != "ignore":
         found = interpolate(mask, knowledge.known, tuple(placed.grid.spacing_mm_zyx), image)
-        gaps = found.gaps
-        if gaps:
+        if found.gaps:
+            interpolation = found
             inside, known = _with_interpolation(mask, knowledge, found, between)
-            source = source.with_interpolation(found, knowledge)
     uncertain = None
     if contour_sigma_mm:
         uncertain = _near_contours(placed, name, contour_sigma_mm)
         inside, known = inside & ~uncertain, known & ~uncertain
-    return ObjectSupervision(inside, known, uncertain, gaps), source
+    return ObjectSupervision(inside, known, uncertain, interpolation.gaps if interpolation else ()), interpolation
 
 
 def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]]) -> None:
@@ -234,7 +244,9 @@ def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.
     """
     if not any(one.gaps for one in supervised):
         return
-    drawn = np.any(masks, axis=0)
+    drawn = np.zeros(masks[0].shape, np.bool_)
+    for mask in masks:  # np.any would stack them all
+        drawn |= mask
     for one, mask in zip(supervised, masks, strict=True):
         if one.gaps:
             one.inside[drawn & ~mask] = False

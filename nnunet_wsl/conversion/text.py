@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fnmatch
 import logging
 import os
 import re
@@ -221,14 +220,16 @@ def _compile(contours: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
     ]:
         raise InputError(problems)
     expressions = {
-        label: re.escape(pattern)
-        .replace(re.escape(INSTANCE), r"(?P<instance>\d+)")
-        .replace(r"\*", "(.*)")
-        .replace(r"\?", ".")
+        label: _expression(pattern).replace(re.escape(INSTANCE), r"(?P<instance>\d+)")
         for label, pattern in contours.items()
-    }  # fmt: skip
+    }
     check_rois(expressions)
     return {label: re.compile(expression, re.IGNORECASE) for label, expression in expressions.items()}
+
+
+def _expression(pattern: str) -> str:
+    """Make a regular expression of a pattern in which * is any text, a group, and ? any character."""
+    return re.escape(pattern).replace(r"\*", "(.*)").replace(r"\?", ".")
 
 
 def _read_link(path: Path) -> list[tuple[str, str]]:
@@ -274,6 +275,7 @@ def _find_contours(
     problems = []
     used: set[str] = set()
     excluded: list[PurePath] = []
+    exclusions = {pattern: re.compile(_expression(pattern), re.DOTALL) for pattern in exclude}
     for path in files_below(folder):
         if path.name.startswith("."):  # as a shell's * does; archives made on a Mac are full of them
             continue
@@ -281,7 +283,7 @@ def _find_contours(
         if not matches:
             continue
         file = path.relative_to(folder)
-        if excluding := [pattern for pattern in exclude if fnmatch.fnmatchcase(file.as_posix(), pattern)]:
+        if excluding := [pattern for pattern, one in exclusions.items() if one.fullmatch(file.as_posix())]:
             used.update(excluding)
             excluded.append(file)
             continue

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conversion.phantom import RECTANGLE_YX, write_patient
+from conversion.phantom import RECTANGLE_YX, edit, forget_frame, write_patient
 
 from nnunet_wsl.cli.main import main
 from nnunet_wsl.relevance import boundary_voxels, nearest_contour
@@ -213,6 +213,10 @@ def test_repairs_and_clipping_of_contours_are_told(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "1 repeated contour of ROI 'GTV' left out" in printed
     assert "1 contour of ROI 'GTV' clipped: 6.9 mm2 outside the image, up to 3.3 mm away" in printed
+    edit(structures, forget_frame)  # then geometry has to find the series
+    assert main([*command, "--outside", "clip", "--object", "GTV", "--overwrite"]) == 0
+    assert main([*command, "--object", "GTV", "--overwrite"]) == 2
+    assert "no image series matches it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("contours", ["labels.nrrd", "patient/rs/rs.dcm"])

@@ -121,3 +121,22 @@ def edit(path, change):
     dataset = pydicom.dcmread(path)
     change(dataset)
     dataset.save_as(path)
+
+
+def forget_references(dataset):
+    """Leave the frame of reference, drop series and images: references that resolve to nothing."""
+    for frame in dataset.ReferencedFrameOfReferenceSequence:
+        frame.RTReferencedStudySequence = []
+    for roi in dataset.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            del contour.ContourImageSequence
+
+
+def forget_frame(dataset):
+    """Leave nothing but the geometry to tell the series."""
+    forget_references(dataset)
+    dataset.ReferencedFrameOfReferenceSequence = []
+    if "FrameOfReferenceUID" in dataset:
+        del dataset.FrameOfReferenceUID
+    for roi in dataset.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = ""

@@ -113,3 +113,17 @@ def test_slices_within():
     assert slices_within((0, 2), 3, case="ann", object_name="GTV") == [0, 2]
     with pytest.raises(InputError, match=r"Case 'ann', object 'GTV': slice 3 is listed .* has the slices 0 to 2"):
         slices_within((0, 3), 3, case="ann", object_name="GTV")
+
+
+def test_unknown_cases_are_one_problem_with_a_few_of_their_names(tmp_path):
+    unknown = [f"cid{number:03d}" for number in range(1000)]
+    known = [f"ann{number:03d}" for number in range(1000)]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({case: {"GTV": "1"} for case in unknown} | {"ann000": {"PTV": "1"}}))
+    with pytest.raises(InputError) as caught:
+        read_annotated(path, known, OBJECTS)
+    cases, label = caught.value.problems
+    few_unknown = "'cid000', 'cid001', 'cid002', 'cid003', 'cid004' and 995 more"
+    few_known = "ann000, ann001, ann002, ann003, ann004 and 995 more"
+    assert f"there is no case {few_unknown}. The cases are {few_known}." in cases
+    assert "'PTV', which is no label" in label

@@ -358,3 +358,12 @@ def test_complex_numbers_are_refused(source, raw, name):
     with pytest.raises(InputError, match=f"{path.name}' has complex numbers"):
         convert(source)
     assert not list(raw.iterdir())
+
+
+def test_hidden_files_are_no_images(source, raw, caplog):
+    """A Mac leaves such files in archives, those of the Medical Segmentation Decathlon among them."""
+    for name in ("labelsTr/._ann.nii.gz", "imagesTr/._ann_0000.nii.gz"):
+        (source / name).write_bytes(b"\x00\x05\x16\x07")
+    target = convert(source)
+    assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["ann.nii.gz", "bob.nii.gz"]
+    assert "have no label map" not in caplog.text

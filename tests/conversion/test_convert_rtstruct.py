@@ -26,6 +26,7 @@ from conversion.phantom import (
     SHAPE_ZYX,
     SPACING_MM_ZYX,
     edit,
+    forget_frame,
     voxels,
     write_contours,
     write_patient,
@@ -35,9 +36,12 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_wsl import __version__
 from nnunet_wsl.cli.main import main
+from nnunet_wsl.contours import contour_voxels
 from nnunet_wsl.contract import RelevanceChannels
-from nnunet_wsl.conversion import ConversionSettings, convert_rtstruct
+from nnunet_wsl.conversion import ConversionSettings, cases, convert_rtstruct, supervision
+from nnunet_wsl.conversion.supervision import RelevanceSource
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.relevance import case_fingerprint
 
 VOXEL_MM3 = float(np.prod(SPACING_MM_ZYX))
 
@@ -199,6 +203,54 @@ def test_no_relevance_gives_a_stock_dataset(source, raw):
     assert json.loads((target / "dataset.json").read_text())["channel_names"] == {"0": "MR"}
     for path in ("imagesTr/ann_rs_0000.nii.gz", "labelsTr/ann_rs.nii.gz"):
         assert (target / path).read_bytes() == (raw / "Dataset501_With" / path).read_bytes()
+
+
+def test_without_relevance_nothing_of_it_is_measured_or_saved(source, raw, monkeypatch):
+    def forbidden(*arguments):
+        raise AssertionError
+
+    monkeypatch.setattr(cases, "case_fingerprint", forbidden)
+    monkeypatch.setattr(RelevanceSource, "save", forbidden)
+    write_patient(source / "ann", rois={"GTV": {0: [RECTANGLE_YX], 2: [RECTANGLE_YX]}})
+    convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "planned"),
+    [
+        (ConversionSettings(), False),
+        (ConversionSettings(relevance_mode="both"), True),
+        (ConversionSettings(relevance_mode="both", intensity_scale=(5.0,)), False),
+    ],
+)
+def test_intensities_are_measured_where_their_scale_is_planned(source, raw, monkeypatch, settings, planned):
+    measured = []
+
+    def fingerprint(image, *arguments):
+        measured.append(image is not None)
+        return case_fingerprint(image, *arguments)
+
+    monkeypatch.setattr(cases, "case_fingerprint", fingerprint)
+    write_patient(source / "ann")
+    target = convert_rtstruct(source, 501, "Test", settings=settings)
+    assert measured == [planned]
+    (scale,) = json.loads((target / "dataset.json").read_text())["wsl"]["relevance_settings"]["intensity_scale"] or [0]
+    assert (scale > 0) == (settings.relevance_mode == "both")
+    assert scale == 5 or not settings.intensity_scale
+
+
+def test_contour_voxels_are_found_once(source, raw, monkeypatch):
+    names = []
+
+    def counted(placed, name):
+        names.append(name)
+        return contour_voxels(placed, name)
+
+    monkeypatch.setattr(cases, "contour_voxels", counted)
+    monkeypatch.setattr(supervision, "contour_voxels", counted, raising=False)
+    write_patient(source / "ann", rois={"A": TWICE, "B": {3: [BESIDE_YX]}})
+    convert_rtstruct(source, 501, "Test")
+    assert names == ["A", "B"]
 
 
 def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
@@ -621,7 +673,16 @@ def test_clipped_contours_are_counted(source, raw, caplog):
     # 3 pixels high, 2 wide: 6 * 0.7 * 1.1 mm2; the points are 2 pixels of 1.1 mm from the border
     assert float(row["clipped_area_mm2"]) == pytest.approx(4.62, abs=0.06)
     assert float(row["clipped_farthest_mm"]) == pytest.approx(2.2)
-    assert "1 contours were clipped" in caplog.text
+    assert "1 contour clipped at" in caplog.text
+
+
+def test_clipping_where_geometry_finds_the_series(source, raw):
+    beyond = np.add(RECTANGLE_YX, (4.5, 0))  # y 6 to 9; the image ends at 6.5
+    write_patient(source / "ann", rois={"GTV": {2: [beyond]}})
+    edit(source / "ann" / "rs" / "rs.dcm", forget_frame)
+    assert "no image series matches it" in only_problem_of(source, raw)
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(outside="clip"))
+    assert np.count_nonzero(read(target / "labelsTr" / "ann_rs.nii.gz") == 1) == 5
 
 
 def test_repaired_contours_are_counted(source, raw, caplog):
@@ -638,16 +699,17 @@ def test_repaired_contours_are_counted(source, raw, caplog):
         (row,) = csv.DictReader(file)
     faults = ("repeated", "extentless", "crossing", "spur", "keyhole")
     assert [row[f"{fault}_contours"] for fault in faults] == ["1"] * 5
-    where = "Case 'ann_rs', label 'GTV': 1 contours "
-    for text in ("are drawn twice", "have no extent", "cross themselves", "have spurs"):
+    where = "Case 'ann_rs', label 'GTV': 1 contour "
+    for text in ("drawn twice", "without extent", "with self-crossings", "with spurs"):
         assert where + text in caplog.text
-    assert "label 'GTV': 1 keyhole contours were divided into rings." in caplog.text
+    assert "label 'GTV': 1 keyhole contour divided into rings." in caplog.text
     mask = read(target / "labelsTr" / "ann_rs.nii.gz")
     np.testing.assert_array_equal(mask[0], mask[2])
     assert mask[2].sum() > mask[3].sum() > 0
 
 
 def test_report(source, raw, caplog):
+    caplog.set_level(logging.INFO, "nnunet_wsl")
     rois = {"A": {key: [RECTANGLE_YX] for key in (0, 1, 3)}, "B": {2: [INNER_YX]}}
     write_patient(source / "ann", rois=rois)
     target = convert_rtstruct(source, 501, "Test")
@@ -658,7 +720,9 @@ def test_report(source, raw, caplog):
     assert float(a["volume_mm3"]) == pytest.approx(45 * VOXEL_MM3, abs=0.06)
     assert (b["object"], b["drawn_slices"], b["gaps"]) == ("B", "1", "")
     assert float(b["volume_mm3"]) == pytest.approx(2 * VOXEL_MM3, abs=0.06)
-    assert "gaps wider than the usual 1 slice(s): 1-3" in caplog.text
+    assert "gaps wider than the usual 1 slice: 1-3" in caplog.text
+    assert "Label 'A': drawn in 1 case, 3 slices (step 1)" in caplog.text
+    assert "Label 'B': drawn in 1 case, 1 slice (step 1)" in caplog.text
 
 
 def test_patients_stay_in_one_fold(source, raw):
@@ -806,6 +870,17 @@ def test_overlap_names_objects_and_volume(source, raw):
     assert "Case 'ann_rs': the objects 'Inner' and 'Outer' overlap in " in problem
     assert f"{2 * VOXEL_MM3:.1f} mm3 (2 voxels)" in problem
     assert "--overlap priority" in problem
+
+
+def test_of_several_objects_those_that_overlap_are_named(source, raw):
+    wider_yx = np.add(BESIDE_YX, [(0, 0), (0, 1), (0, 1), (0, 0)])  # encloses x 8 and 9
+    outlines = {"A": RECTANGLE_YX, "B": BESIDE_YX, "C": INNER_YX, "D": wider_yx, "E": wider_yx}
+    write_patient(source / "ann", rois={name: {2: [outline_yx]} for name, outline_yx in outlines.items()})
+    found = [problem.split(" mm3 ")[0].split("objects ")[1] for problem in problems_of(source, raw)]
+    assert found == [
+        f"'{a}' and '{b}' overlap in {voxels * VOXEL_MM3:.1f}"
+        for a, b, voxels in (("A", "C", 2), ("B", "D", 3), ("B", "E", 3), ("D", "E", 6))
+    ]
 
 
 def test_cases_of_different_modalities(source, raw):

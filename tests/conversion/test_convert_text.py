@@ -400,6 +400,24 @@ def test_a_patient_whose_contours_are_excluded_is_left_out(source, raw):
     assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["ann_phase01.nii.gz", "ann_phase02.nii.gz"]
 
 
+def test_the_proposed_exclusions_match_folders_with_brackets(source, raw):
+    drawn, old = source / "contourfiles" / "HF-2", source / "data [old]"
+    old.mkdir()
+    for path in (drawn / "i").iterdir():
+        (old / path.name).write_bytes(path.read_bytes())
+    problem = only_problem_of(source, raw)
+    assert "'data [old]' has 6 contour files" in problem
+    proposed = re.search("--exclude '(.*?)'", problem)[1]
+    assert proposed == "data [old]/*"
+    target = convert_text(source, 503, "Test", settings=PRIORITY, exclude=[proposed])
+    assert json.loads((target / "dataset.json").read_text())["wsl"]["text_contours"]["excluded_files"] == 6
+
+
+def test_an_exclusion_tells_letter_case(source, raw):
+    assert "--exclude '*/hf-2/?/*' matches no" in only_problem_of(source, raw, exclude=["*/hf-2/?/*"])
+    convert_text(source, 503, "Test", settings=PRIORITY, exclude=["*/HF-2/?/*"])
+
+
 def test_everything_is_excluded(source, raw):
     assert only_problem_of(source, raw, exclude=["*"]).startswith(
         f"No contour file below '{source}' is left to convert: 18 are excluded, and no other matches "

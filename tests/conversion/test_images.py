@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -76,3 +77,16 @@ def test_all_bad_series_are_named_and_nothing_is_written(source, tmp_path, capsy
     assert "patient_1" in error
     assert "patient_2" in error
     assert not [path for path in tmp_path.iterdir() if path.name != "source"]
+
+
+def test_a_series_of_mixed_matrix_sizes_is_named(source, tmp_path, capsys):
+    path = source / "patient_1" / "ct" / "ct_009.dcm"
+    header = pydicom.dcmread(path)
+    header.PixelData = header.pixel_array[:-2].tobytes()
+    header.Rows -= 2
+    header.save_as(path)
+    assert convert(source, tmp_path / "images") == 2
+    error = capsys.readouterr().err
+    assert "patient_1" in error
+    assert "mixed matrix size" in error
+    assert "ct_009.dcm" in error

@@ -8,6 +8,8 @@ from conversion.phantom import (
     PATIENT,
     RECTANGLE_YX,
     edit,
+    forget_frame,
+    forget_references,
     grid,
     write_contours,
     write_series,
@@ -22,35 +24,17 @@ ROIS = {"GTV": {key: [RECTANGLE_YX] for key in (1, 2, 3)}}
 OTHER_PLANES_MM = tuple(np.array(ORIGIN_MM) + 1.5 * DIRECTION[:, 2])
 
 
-def match(folder, modality=None):
+def match(folder, modality=None, outside="error"):
     found = find_dicom(folder)
     (path,) = found.rtstructs
     rtstruct = read_rtstruct(path)
-    series = match_series(rtstruct, lambda: rtstruct.contours, found.series, modality)
+    series = match_series(rtstruct, lambda: rtstruct.contours, found.series, modality, outside)
     return series and series.slices[0].path.parent.name
-
-
-def forget_references(dataset):
-    """Leave the frame of reference, drop series and images: references that resolve to nothing."""
-    for frame in dataset.ReferencedFrameOfReferenceSequence:
-        frame.RTReferencedStudySequence = []
-    for roi in dataset.ROIContourSequence:
-        for contour in roi.ContourSequence:
-            del contour.ContourImageSequence
 
 
 def forget_series(dataset):
     for frame in dataset.ReferencedFrameOfReferenceSequence:
         frame.RTReferencedStudySequence = []
-
-
-def forget_frame(dataset):
-    forget_references(dataset)
-    dataset.ReferencedFrameOfReferenceSequence = []
-    if "FrameOfReferenceUID" in dataset:
-        del dataset.FrameOfReferenceUID
-    for roi in dataset.StructureSetROISequence:
-        roi.ReferencedFrameOfReferenceUID = ""
 
 
 def refer_to(series_headers):
@@ -121,6 +105,30 @@ def test_by_geometry_where_the_images_have_no_frame_of_reference(two_series):
     for header in (*headers, *pet):
         edit(header.filename, lambda d: delattr(d, "FrameOfReferenceUID"))
     assert match(folder) == "mr"
+
+
+@pytest.fixture
+def without_frame(tmp_path):
+    """Contours that leave the image of an MR series by 2.5 voxels, and name neither series nor frame of reference."""
+    headers = write_series(tmp_path / "mr", series="mr")
+    beyond = np.add(RECTANGLE_YX, (4.5, 0))  # y 6 to 9; the image ends at 6.5
+    write_contours(tmp_path / "rs" / "rs.dcm", headers, {"GTV": {2: [beyond]}})
+    edit(tmp_path / "rs" / "rs.dcm", forget_frame)
+    return tmp_path
+
+
+def test_by_geometry_with_contours_that_leave_the_image(without_frame):
+    write_series(without_frame / "beside", series="beside", origin_mm=grid().to_mm([(0, -20, 0)])[0])
+    write_series(without_frame / "pet", series="pet", modality="PT", origin_mm=OTHER_PLANES_MM)
+    with pytest.raises(InputError, match="no image series matches it"):
+        match(without_frame)
+    assert match(without_frame, outside="clip") == "mr"
+
+
+def test_an_image_that_holds_the_contours_whole_comes_before_one_that_cuts_them(without_frame):
+    write_series(without_frame / "whole", series="whole", origin_mm=grid().to_mm([(0, 3, 0)])[0])
+    assert match(without_frame) == "whole"
+    assert match(without_frame, outside="clip") == "whole"
 
 
 def test_two_that_match_equally_well(two_series):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from conversion.phantom import COLUMNS, RECTANGLE_YX, ROWS, SHAPE_ZYX, SPACING_MM_ZYX, grid
@@ -9,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nnunet_wsl.contours import Contour, ContourSet, drawn_slices, place, rasterise
+from nnunet_wsl.contours import Contour, ContourSet, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.conversion.annotation import slice_knowledge
-from nnunet_wsl.conversion.supervision import RelevanceSource, exclude_conflicts, supervise, yield_to_drawn
+from nnunet_wsl.conversion.between import Gap
+from nnunet_wsl.conversion.supervision import (
+    ObjectSupervision,
+    RelevanceSource,
+    exclude_conflicts,
+    supervise,
+    yield_to_drawn,
+)
 
 FLAT = np.ones((1, *SHAPE_ZYX))
 """An image that tells nothing."""
@@ -29,7 +38,8 @@ def supervised(closed=(), opened=(), image=FLAT, listed=None, between="ignore", 
     ]
     placed = place(ContourSet(["A"], contours), grid(), case="ann")
     knowledge = slice_knowledge(drawn_slices(placed, "A"), SHAPE_ZYX[0], "auto", opened, listed=listed)
-    return supervise(placed, "A", rasterise(placed, "A"), knowledge, image, between=between, **options)
+    one, found = supervise(placed, "A", rasterise(placed, "A"), knowledge, image, between=between, **options)
+    return one, RelevanceSource.of(placed, "A", contour_voxels(placed, "A"), knowledge, found)
 
 
 def confidence_of(source, sigma_mm=2.0):
@@ -185,6 +195,17 @@ def test_interpolations_yield_to_what_is_drawn_but_not_to_each_other():
     yield_to_drawn([a, b], [drawn_of_a, drawn_of_b])
     np.testing.assert_array_equal(a.inside, expected_of_a)
     np.testing.assert_array_equal(b.inside, expected_of_b)
+
+
+def test_yielding_does_not_stack_the_masks_of_all_objects():
+    masks = list(np.zeros((40, 8, 100, 100), bool))
+    gaps = (Gap(0, 2, distance_mm=6, shift_mm=0, change_mm=0, uncertainty_mm=1),)
+    supervised = [ObjectSupervision(mask.copy(), mask.copy(), None, gaps) for mask in masks]
+    tracemalloc.start()
+    yield_to_drawn(supervised, masks)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * masks[0].nbytes
 
 
 def test_the_intensity_between_counts():
