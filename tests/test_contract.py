@@ -53,7 +53,7 @@ def test_reads_datasets_of_the_version_without_confidence():
     [
         ({"channel_names": {"0": "CT"}}, "no block 'wsl'.*nnunet_wsl convert"),
         (dataset_json(relevance={}), "--relevance none.*nnunet_wsl convert"),
-        (dataset_json(version=FORMAT_VERSION + 1), "written by nnunet_wsl 9.9.*pip install --upgrade"),
+        (dataset_json(version=FORMAT_VERSION + 1), "written by nnunet_wsl 9.9.*Install a newer nnunet_wsl"),
         (dataset_json(version=None), "format version None"),
         (dataset_json(relevance={"1": "GTV"}), r"relevance channels \[1\] and confidence channels \[\] among 4"),
         (dataset_json(channels=("noNorm",), relevance={"0": "GTV"}), "image channels first"),
