@@ -581,7 +581,7 @@ def _open_slices(placed: PlacedContours, name: str) -> list[int]:
 
 
 def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], grid: Grid) -> None:
-    count = np.zeros(grid.shape_zyx, np.uint8)
+    count = np.zeros(grid.shape_zyx, np.uint8)  # there are at most MAX_OBJECTS
     for mask in masks:
         count += mask
     shared = count > 1
