@@ -1,12 +1,14 @@
 """What relevance supervision costs per training step, loader included, against stock nnUNetTrainer.
 
     python benchmarks/training_step.py [--relevance 2] [--labels R] [--confidence] [--steps 6] [--rounds 5]
+    python benchmarks/training_step.py --loaded --device cuda
 
 Both trainers see the same images, labels, plan and patch, in one process, in alternating rounds; the loader runs in
 the training process, so that its whole cost is in the step. The loader alone runs on one thread, as in nnU-Net's
 worker processes, draws the same patches and augmentations for both, and is measured in CPU time, which other load on
-the machine disturbs less. Results go to ``training_step_relevanceR_labelsL.json`` beside this script, with
-``_confidence`` behind if the dataset has confidence channels too.
+the machine disturbs less. With ``--loaded`` the batches are loaded beforehand, as on a GPU with enough worker
+processes. Results go to ``training_step_relevanceR_labelsL.json`` beside this script, with ``_confidence`` behind if
+the dataset has confidence channels too, and the device behind if it is not the CPU.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter, process_time
@@ -82,11 +85,14 @@ def make_trainer(dataset: str, trainer_class: Any, device: torch.device) -> Any:
     return trainer
 
 
-def seconds_per_step(trainer: Any, steps: int) -> float:
-    """Time some steps, each with the loading of its batch."""
+def seconds_per_step(trainer: Any, steps: int, loaded: bool) -> float:
+    """Time some steps, each with the loading of its batch unless that is done before."""
+    batches: Iterable[Any] = (next(trainer.dataloader_train) for _ in range(steps))
+    if loaded:
+        batches = list(batches)
     start = perf_counter()
-    for _ in range(steps):
-        trainer.train_step(next(trainer.dataloader_train))  # ends with the loss on the host: it is synchronous
+    for batch in batches:
+        trainer.train_step(batch)  # ends with the loss on the host: it is synchronous
     return (perf_counter() - start) / steps
 
 
@@ -118,11 +124,11 @@ def summary(pairs: list[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def compare(stock: Any, wsl: Any, steps: int, rounds: int) -> dict[str, Any]:
+def compare(stock: Any, wsl: Any, steps: int, rounds: int, loaded: bool) -> dict[str, Any]:
     """Alternate the trainers; the ratio of each round is one sample."""
     for trainer in (stock, wsl):
-        seconds_per_step(trainer, 2)
-    pairs = [(seconds_per_step(stock, steps), seconds_per_step(wsl, steps)) for _ in range(rounds)]
+        seconds_per_step(trainer, 2, loaded)
+    pairs = [(seconds_per_step(stock, steps, loaded), seconds_per_step(wsl, steps, loaded)) for _ in range(rounds)]
     return summary(pairs)
 
 
@@ -133,6 +139,7 @@ def main() -> None:
     parser.add_argument("--confidence", action="store_true", help="with confidence channels")
     parser.add_argument("--steps", type=int, default=6, help="per round and trainer; 0 for the loader alone")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loaded", action="store_true", help="leave the loader out of the step, and out of the table")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     labels = args.relevance if args.labels is None else args.labels
@@ -161,7 +168,7 @@ def main() -> None:
             if precision == "bfloat16" and (device.type != "cpu" or not bfloat16_on_cpu()):
                 continue
             wsl = make_trainer(WSL, WSLTrainer, device)
-            if "loader alone" not in results:
+            if not args.loaded and "loader alone" not in results:
                 for trainer in (stock, wsl):
                     seconds_per_batch(trainer, 10, 0)
                 batches = [
@@ -172,8 +179,9 @@ def main() -> None:
                 print(f"loader alone: {results['loader alone']}", flush=True)
             if not args.steps:
                 break
-            results[precision] = compare(stock, wsl, args.steps, args.rounds)
-            print(f"{precision} against stock float32: {results[precision]}", flush=True)
+            name = "float16" if device.type == "cuda" else precision  # on a GPU both have nnU-Net's own
+            results[name] = compare(stock, wsl, args.steps, args.rounds, args.loaded)
+            print(f"{name}: {results[name]}", flush=True)
         patch = stock.configuration_manager.patch_size
     content = {
         "command": shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]),
@@ -181,11 +189,17 @@ def main() -> None:
         "relevance_channels": args.relevance,
         "labels": labels,
         "confidence": args.confidence,
+        "batch_size": int(stock.batch_size),
+        "compiled": hasattr(stock.network, "_orig_mod"),
         "results": results,
         "versions": {p: version(p) for p in ("nnunet_wsl", "nnunetv2", "torch")},
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": args.device},
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else args.device,
+        },
     }
-    suffix = "_confidence" if args.confidence else ""
+    suffix = ("_confidence" if args.confidence else "") + ("" if device.type == "cpu" else f"_{device.type}")
     path = Path(__file__).with_name(f"training_step_relevance{args.relevance}_labels{labels}{suffix}.json")
     path.write_text(json.dumps(content, indent=1) + "\n")
 

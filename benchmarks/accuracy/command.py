@@ -292,7 +292,9 @@ def _prepare(work: Path, data_set: DataSet, arm: str, training: list[str], valid
         )
     plan(work, dataset, data_set.configuration, data_set.spacing_mm_zyx)
     splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
-    splits.write_text(json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
+    content = json.dumps([{"train": sorted(training), "val": sorted(validation)}])
+    if not splits.exists() or splits.read_text() != content:  # trainings beside this one read it
+        splits.write_text(content)
 
 
 def _share_drawn(work: Path, data_set: DataSet, dataset: str, training: list[str]) -> float:

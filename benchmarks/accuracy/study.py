@@ -277,7 +277,11 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
         "command": command,
         "budget": budget.__dict__ | {"seeds": list(budget.seeds)},
         "versions": _versions(),
-        "hardware": {"machine": platform.machine(), "cores": usable_cores(), "device": budget.device},
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": usable_cores(),
+            "device": torch.cuda.get_device_name() if budget.device == "cuda" else budget.device,
+        },
         "precision": precision(budget.device),
         **notes,
     }
