@@ -122,7 +122,9 @@ def settings_of(arm: str) -> ConversionSettings:
     """How the contours of an arm's dataset are converted."""
     labelling, method = ARMS[arm]
     relevance = RELEVANCE[METHODS[method].relevance]
-    return replace(relevance, between=LABELLINGS[labelling].between)
+    simulation, between = LABELLINGS[labelling].simulation, LABELLINGS[labelling].between
+    # Contours that jitter may overlap.
+    return replace(relevance, between=between, overlap="priority" if simulation.jitter_mm else "error")
 
 
 def title_of(arm: str) -> str:

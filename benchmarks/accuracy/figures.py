@@ -42,6 +42,11 @@ def arms_of(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return arms
 
 
+def scored(study: dict[str, Any]) -> dict[str, Any]:
+    """The study without the trainings that were cut off, which have curves only."""
+    return study | {"runs": [run for run in study["runs"] if "scores" in run]}
+
+
 def title_of(run: dict[str, Any]) -> str:
     return str(run["title"])
 
@@ -98,7 +103,8 @@ def curves(study: dict[str, Any], path: Path) -> None:
         logged = [r["curves"] for r in study["runs"] if r["arm"] == arm]
         # Without relevance supervision the whole loss is the second difference.
         losses = [c.get("train_second_difference", c["train_losses"]) for c in logged]
-        for axes, values in ((loss, np.array(losses)), (dice, np.array([c["mean_fg_dice"] for c in logged]))):
+        for axes, lines_of in ((loss, losses), (dice, [c["mean_fg_dice"] for c in logged])):
+            values = np.array(list(zip(*lines_of, strict=False))).T  # to where all seeds are
             epochs = np.arange(1, values.shape[1] + 1)
             axes.plot(epochs, values.mean(0), style, color=colour, linewidth=2, label=title_of(run))
             if len(values) > 1:
@@ -202,7 +208,10 @@ def speed(study: dict[str, Any], faster: str, stock: str) -> str:
         for arm in (faster, stock)
     }
     seeds = sorted(curves_of[faster].keys() & curves_of[stock].keys())
-    mean = {arm: np.mean([of_seed[seed] for seed in seeds], axis=0) for arm, of_seed in curves_of.items()}
+    mean = {
+        arm: np.mean(list(zip(*(of_seed[seed] for seed in seeds), strict=False)), axis=1)
+        for arm, of_seed in curves_of.items()
+    }
     final = mean[stock][-1]
     first = {arm: np.flatnonzero(curve >= final) + 1 for arm, curve in mean.items()}
     titles = {arm: title_of(run) for arm, run in arms_of(study).items()}
@@ -211,7 +220,9 @@ def speed(study: dict[str, Any], faster: str, stock: str) -> str:
         f'"{titles[stock]}" ends at {final:.3f}, and first has '
         f'that after {first[stock][0]} of {len(mean[stock])} epochs; "{titles[faster]}" '
     )
-    return start + (f"after {first[faster][0]}." if len(first[faster]) else "never gets there.")
+    ends = mean[faster]
+    never = f"does not get there: after {len(ends)} it has {ends[-1]:.3f}, and at most {ends.max():.3f}."
+    return start + (f"after {first[faster][0]}." if len(first[faster]) else never)
 
 
 def section(path: Path) -> str:
@@ -230,17 +241,19 @@ def section(path: Path) -> str:
         f"({how}); nnU-Net {versions['nnunetv2']}, torch {versions['torch']}. "
         f"Command: `{study['command']}`",
         "",
-        table(study),
+        table(scored(study)),
     ]
     if study.get("comparisons"):
         lines += ["", comparisons(study)]
     # Pseudo Dice is that of validation patches: it can be compared between trainings that see patches of one kind.
-    for stock, faster in (("dense-stock", "dense-wsl-stock-patches"), ("dense-in-image", "dense-wsl")):
+    # nnU-Net's own patches of hippocampi are as large as the images: those of both kinds are nearly the same.
+    stock_of_wsl = "dense-stock" if study["study"] == "hippocampus_gpu" else "dense-in-image"
+    for stock, faster in (("dense-stock", "dense-wsl-stock-patches"), (stock_of_wsl, "dense-wsl")):
         if {stock, faster} <= arms_of(study).keys():
             lines += ["", speed(study, faster, stock)]
     if len({run["share_drawn"] for run in study["runs"]}) > 1:
         picture = DOCS / "images" / f"evidence_{path.stem}_effort.png"
-        effort(study, picture)
+        effort(scored(study), picture)
         lines += ["", f"![Dice against the share of slices drawn](images/{picture.name})"]
     picture = DOCS / "images" / f"evidence_{path.stem}.png"
     curves(study, picture)
@@ -251,7 +264,7 @@ def section(path: Path) -> str:
 def main() -> None:
     (DOCS / "images").mkdir(exist_ok=True)
     paths = sorted(RESULTS.glob("*.json"))
-    lengths([json.loads(path.read_text()) for path in paths], DOCS / "images" / "evidence_lengths.png")
+    lengths([scored(json.loads(path.read_text())) for path in paths], DOCS / "images" / "evidence_lengths.png")
     sections = "\n\n".join(section(path) for path in paths)
     before, rest = PAGE.read_text().split(BEGIN)
     _, after = rest.split(END)

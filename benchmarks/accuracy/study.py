@@ -303,7 +303,7 @@ def recorded_runs(name: str, budget: Budget, notes: dict[str, Any]) -> dict[tupl
     path = RESULTS / f"{name}.json"
     recorded = json.loads(path.read_text())
     _check_same(path, recorded, budget, notes)
-    return {(run["arm"], run["seed"]): run for run in recorded["runs"]}
+    return {(run["arm"], run["seed"]): run for run in recorded["runs"] if "scores" in run}
 
 
 def claim(work: Path, budget: Budget, notes: dict[str, Any]) -> None:
