@@ -14,6 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_wsl.conversion.cropped import CroppedMask
+
 AnnotationRule = Literal["auto", "all", "contoured"]
 """``auto``: the usual step between drawn slices tells. ``all``: undrawn means absent. ``contoured``: only drawn
 slices are known."""
@@ -125,7 +127,7 @@ def slice_knowledge(
     return SliceKnowledge(known, partial & ~known, step, gaps)
 
 
-def label_map(inside: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.uint8]:
+def label_map(inside: Sequence[CroppedMask], known: Sequence[CroppedMask]) -> npt.NDArray[np.uint8]:
     """Make the label map of one case.
 
     A voxel inside an object is known, even where another object is unknown; inside several objects it takes the label
@@ -133,9 +135,9 @@ def label_map(inside: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArr
 
     Parameters
     ----------
-    inside : sequence of K ndarray of bool, shape (z, y, x)
+    inside : sequence of K CroppedMask
         The inside of each object, from the highest priority on.
-    known : sequence of K ndarray of bool, shape (z, y, x)
+    known : sequence of K CroppedMask
         Where each object is known.
 
     Returns
@@ -143,9 +145,11 @@ def label_map(inside: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArr
     ndarray of uint8, shape (z, y, x)
         0 background, 1..K the objects, K + 1 ignore.
     """
-    labels = np.zeros(inside[0].shape, np.uint8)
+    labels = np.zeros(tuple(inside[0].shape_zyx), np.uint8)
     for known_there in known:
-        labels[~known_there] = len(inside) + 1
+        window, unknown = (~known_there).where()
+        labels[window][unknown] = len(inside) + 1
     for label in range(len(inside), 0, -1):
-        labels[inside[label - 1]] = label
+        window, of_object = inside[label - 1].where()
+        labels[window][of_object] = label
     return labels

@@ -39,7 +39,7 @@ _WINDOW_VOX = 2.0
 _BAND_VOX = 4.0
 """Voxels this near to a contour tell the intensities on either side of it."""
 
-_MARGIN_VOX = 8
+MARGIN_VOX = 8
 """Around the contours; beyond, everything is outside."""
 
 _VARIANCE_FLOOR = 0.05
@@ -274,7 +274,8 @@ class _Contrast:
             values = values[np.isfinite(values)]
             spread = values.std() if len(values) else 0.0
             if spread > 0:
-                standardised = ((channel - values.mean()) / spread).astype(np.float32)
+                with np.errstate(over="ignore"):  # what is too large becomes infinite, and tells nothing
+                    standardised = ((channel - values.mean()) / spread).astype(np.float32)
                 standardised[~np.isfinite(standardised)] = np.nan
                 channels.append(standardised)
         return cls(np.stack(channels) if channels else np.empty((0, *image.shape[1:]), dtype=np.float32), shapes)
@@ -299,8 +300,8 @@ class _Contrast:
 def _crop(shapes: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Box of all shapes with a margin, within the slice."""
     y, x = (np.flatnonzero(shapes.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    low_y, low_x = max(y[0] - _MARGIN_VOX, 0), max(x[0] - _MARGIN_VOX, 0)
-    return slice(low_y, y[-1] + _MARGIN_VOX + 1), slice(low_x, x[-1] + _MARGIN_VOX + 1)
+    low_y, low_x = max(y[0] - MARGIN_VOX, 0), max(x[0] - MARGIN_VOX, 0)
+    return slice(low_y, y[-1] + MARGIN_VOX + 1), slice(low_x, x[-1] + MARGIN_VOX + 1)
 
 
 def _shift_vox(shape: NDArray[np.bool_], next_shape: NDArray[np.bool_]) -> Float64:

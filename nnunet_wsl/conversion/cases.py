@@ -32,6 +32,7 @@ from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotated import read_annotated, slices_within
 from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge, usual_step
 from nnunet_wsl.conversion.between import Gap
+from nnunet_wsl.conversion.cropped import CroppedMask
 from nnunet_wsl.conversion.dataset import (
     MAX_OBJECTS,
     build_dataset,
@@ -56,7 +57,9 @@ from nnunet_wsl.conversion.supervision import (
     ObjectSupervision,
     RelevanceSource,
     exclude_conflicts,
+    overlap,
     supervise,
+    window_of,
     yield_to_drawn,
 )
 from nnunet_wsl.errors import InputError
@@ -386,7 +389,10 @@ def _prepare(
         _check_finite(case.name, content, settings)
     placed = place(content.contours, grid, case=case.name, outside=settings.outside)
     voxels = [contour_voxels(placed, name) for name in placed.objects]
-    masks = [rasterise(placed, name) for name in placed.objects]
+    windows = [window_of(placed, name, settings.contour_sigma_mm) for name in placed.objects]
+    masks = [
+        CroppedMask.of(rasterise(placed, name), window) for name, window in zip(placed.objects, windows, strict=True)
+    ]
     placed = _within_image(placed, voxels, masks)
     if settings.missing == "error":
         _check_left(case.name, content.contours, placed)
@@ -404,14 +410,13 @@ def _prepare(
             "nothing to learn from it. Remove it, or pass --missing absent if the objects are not there."
         )
     supervised = []
-    # The confidence of all objects of a large image would not fit into memory: it goes to disk object by object.
     for k, (name, mask, one) in enumerate(zip(placed.objects, masks, knowledge, strict=True)):
         supervision, interpolation = supervise(
             placed, name, mask, one, image, between=settings.between, contour_sigma_mm=settings.contour_sigma_mm
         )
         supervised.append(supervision)
         if settings.relevance != "none":
-            source = RelevanceSource.of(placed, name, voxels[k], one, interpolation)
+            source = RelevanceSource.of(placed, name, voxels[k], one, interpolation, mask.window)
             source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
     for channel, volume in enumerate(image):
@@ -431,7 +436,7 @@ def _prepare(
                 {contour.source for contour in content.contours.of(name)},
                 slices,
                 one,
-                float(mask.sum()) * voxel_mm3,
+                float(mask.values.sum()) * voxel_mm3,
                 there.gaps,
             )
             for name, slices, one, mask, there in zip(placed.objects, drawn, knowledge, masks, supervised, strict=True)
@@ -454,7 +459,7 @@ def _prepare(
 
 def _fingerprint(
     image: npt.NDArray[Any],
-    masks: Sequence[npt.NDArray[np.bool_]],
+    masks: Sequence[CroppedMask],
     voxels: Sequence[npt.NDArray[np.int32]],
     grid: Grid,
     settings: ConversionSettings,
@@ -482,7 +487,7 @@ def _check_finite(case: str, content: CaseContent, settings: ConversionSettings)
 
 
 def _label_codes(
-    supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]], settings: ConversionSettings
+    supervised: Sequence[ObjectSupervision], masks: Sequence[CroppedMask], settings: ConversionSettings
 ) -> tuple[npt.NDArray[Any], tuple[Status, ...]]:
     """Make the label map of a case, or with regions the status of every voxel until the values are planned."""
     if settings.overlap == "error":
@@ -495,7 +500,8 @@ def _label_codes(
     labels = label_map(inside, known)
     for one in supervised:
         if one.uncertain is not None:
-            labels[one.uncertain] = len(supervised) + 1
+            window, uncertain = one.uncertain.where()
+            labels[window][uncertain] = len(supervised) + 1
     return labels, ()
 
 
@@ -559,10 +565,14 @@ def _knowledge(
 
 
 def _within_image(
-    placed: PlacedContours, voxels: Sequence[npt.NDArray[np.int32]], masks: Sequence[npt.NDArray[np.bool_]]
+    placed: PlacedContours, voxels: Sequence[npt.NDArray[np.int32]], masks: Sequence[CroppedMask]
 ) -> PlacedContours:
     """Leave out the contours of objects that lie wholly outside the image."""
-    seen = {name for name, passed, mask in zip(placed.objects, voxels, masks, strict=True) if len(passed) or mask.any()}
+    seen = {
+        name
+        for name, passed, mask in zip(placed.objects, voxels, masks, strict=True)
+        if len(passed) or mask.values.any()
+    }
     return replace(placed, contours=tuple(contour for contour in placed.contours if contour.object in seen))
 
 
@@ -580,13 +590,14 @@ def _open_slices(placed: PlacedContours, name: str) -> list[int]:
     return [k for k, contours in placed.of(name).items() if not all(contour.closed for contour in contours)]
 
 
-def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[npt.NDArray[np.bool_]], grid: Grid) -> None:
-    count = np.zeros(grid.shape_zyx, np.uint8)  # there are at most MAX_OBJECTS
-    for mask in masks:
-        count += mask
-    shared = count > 1
+def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[CroppedMask], grid: Grid) -> None:
+    shared = overlap(masks)  # there are at most MAX_OBJECTS
+    if not shared.any():
+        return
     # Few objects overlap, and where: only there they are compared with each other.
-    there = [(name, inside) for name, mask in zip(objects, masks, strict=True) if (inside := mask[shared]).any()]
+    there = [
+        (name, inside) for name, mask in zip(objects, masks, strict=True) if (inside := np.asarray(mask)[shared]).any()
+    ]
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
     if problems := [
         f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 ({num_voxels} "

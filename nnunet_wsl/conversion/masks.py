@@ -86,8 +86,29 @@ class MaskCase:
             image = np.stack([permuted(channel, order_xyz) for channel in image])
             label_map = permuted(label_map, order_xyz)
             grid = permuted_grid(grid, order_xyz)
-        masks = {name: np.isin(label_map, values) for name, values in self.values.items()}
-        return CaseContent(image, grid, self.simulation.draw(masks, grid, self.name), self.images)
+        contours = self.simulation.draw(_Masks(label_map, self.values), grid, self.name)
+        return CaseContent(image, grid, contours, self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class _Masks(Mapping[str, npt.NDArray[np.bool_]]):
+    """The mask of each object, made when it is asked for: all at once would fill the memory."""
+
+    label_map: npt.NDArray[Any]
+    values_of: Mapping[str, tuple[int, ...]]
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.bool_]:
+        first, *others = self.values_of[name]
+        mask = np.asarray(self.label_map == first)
+        for value in others:
+            mask |= self.label_map == value
+        return mask
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
 
 
 def convert_masks(

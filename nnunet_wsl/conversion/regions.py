@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_wsl.conversion.cropped import CroppedMask
 from nnunet_wsl.errors import InputError
 
 RARE_SHARE = 0.01
@@ -168,16 +169,16 @@ class LabelValues:
 
 
 def combine(
-    inside: Sequence[npt.NDArray[np.bool_]], known: Sequence[npt.NDArray[np.bool_]]
+    inside: Sequence[CroppedMask], known: Sequence[CroppedMask]
 ) -> tuple[npt.NDArray[np.uint16], tuple[Status, ...]]:
     """Tell of every voxel the objects that it lies inside of, and the others that are not known there.
 
     Parameters
     ----------
-    inside : sequence of K ndarray of bool, shape (z, y, x)
+    inside : sequence of K CroppedMask
         One per object.
-    known : sequence of K ndarray of bool, shape (z, y, x)
-        Where each object is known.
+    known : sequence of K CroppedMask
+        Where each object is known; of the same windows.
 
     Returns
     -------
@@ -191,15 +192,16 @@ def combine(
     InputError
         If there are more than two bytes can count.
     """
-    codes = np.zeros(inside[0].shape, np.uint16)
+    codes = np.zeros(tuple(inside[0].shape_zyx), np.uint16)
     statuses: list[Status] = [((), ())]
     for k, (of_object, known_there) in enumerate(zip(inside, known, strict=True)):
-        for is_inside, where in ((True, of_object), (False, ~(of_object | known_there))):
-            before = codes[where]
+        for is_inside, there in ((True, of_object), (False, ~(of_object | known_there))):
+            window, where = there.where()
+            before = codes[window][where]
             present = np.unique(before)
             joined = np.zeros(len(statuses), np.uint16)
             joined[present] = np.arange(len(statuses), len(statuses) + len(present))
-            codes[where] = joined[before]
+            codes[window][where] = joined[before]
             for code in present:
                 around, unknown = statuses[code]
                 statuses.append(((*around, k), unknown) if is_inside else (around, (*unknown, k)))

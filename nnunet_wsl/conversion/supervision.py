@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from nnunet_wsl.contours import Grid, PlacedContour, PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
-from nnunet_wsl.conversion.between import Gap, Interpolation, interpolate
+from nnunet_wsl.conversion.between import MARGIN_VOX, Gap, Interpolation, interpolate
+from nnunet_wsl.conversion.cropped import CroppedMask, Window, window_around
 from nnunet_wsl.relevance import boundary_voxels, nearest_contour, polyline_distance
 
 Between = Literal["ignore", "gated", "interpolate"]
@@ -32,19 +33,19 @@ class ObjectSupervision:
 
     Parameters
     ----------
-    inside : ndarray of bool, shape (z, y, x)
+    inside : CroppedMask
         Voxels that are known to be inside its contours.
-    known : ndarray of bool, shape (z, y, x)
-        Voxels of which it is known whether they are.
-    uncertain : ndarray of bool, shape (z, y, x), or None
+    known : CroppedMask
+        Voxels of which it is known whether they are; of the same window.
+    uncertain : CroppedMask or None
         Voxels within the annotator's uncertainty of a contour.
     gaps : tuple of Gap
         Between slices that were interpolated.
     """
 
-    inside: npt.NDArray[np.bool_]
-    known: npt.NDArray[np.bool_]
-    uncertain: npt.NDArray[np.bool_] | None
+    inside: CroppedMask
+    known: CroppedMask
+    uncertain: CroppedMask | None
     gaps: tuple[Gap, ...]
 
 
@@ -58,8 +59,12 @@ class RelevanceSource:
         Voxels (z, y, x) that the contours pass through, those of interpolated contours included.
     ends : ndarray of bool, shape (N,)
         Which of them are ends of open contours.
-    confidence : ndarray of float32, shape (z, 1, 1) or (z, y, x)
-        In the relevance, but for partial slices.
+    confidence : ndarray of float32, shape (z, h, w)
+        In the relevance, in the window, but for partial slices.
+    window : Window
+        Where the confidence is not the same in a whole slice.
+    elsewhere : ndarray of float32, shape (z,)
+        The confidence of each slice outside the window.
     partial_slices : tuple of int
         Slices with contours that may not be all there are.
     """
@@ -67,6 +72,8 @@ class RelevanceSource:
     contour_voxels: npt.NDArray[np.int32]
     ends: npt.NDArray[np.bool_]
     confidence: npt.NDArray[np.float32]
+    window: Window
+    elsewhere: npt.NDArray[np.float32]
     partial_slices: tuple[int, ...]
 
     @classmethod
@@ -76,31 +83,35 @@ class RelevanceSource:
         name: str,
         voxels: npt.NDArray[np.int32],
         knowledge: SliceKnowledge,
-        interpolation: Interpolation | None = None,
+        interpolation: Interpolation | None,
+        window: Window,
     ) -> RelevanceSource:
-        """Tell it of one object, with its contour voxels and what `supervise` interpolated."""
-        source = cls(
-            voxels,
-            _open_ends(placed, name, voxels),
-            np.where(knowledge.known, np.float32(1), np.float32(0))[:, None, None],
-            tuple(np.flatnonzero(knowledge.partial).tolist()),
-        )
-        return source.with_interpolation(interpolation, knowledge) if interpolation else source
+        """Tell it of one object, with its contour voxels and what `supervise` interpolated in a window."""
+        known = knowledge.known.astype(np.float32)
+        empty = np.empty((len(known), 0, 0), np.float32)
+        nowhere = slice(None), slice(0, 0), slice(0, 0)
+        partial_slices = tuple(np.flatnonzero(knowledge.partial).tolist())
+        source = cls(voxels, _open_ends(placed, name, voxels), empty, nowhere, known, partial_slices)
+        return source.with_interpolation(interpolation, window, knowledge) if interpolation else source
 
-    def with_interpolation(self, found: Interpolation, knowledge: SliceKnowledge) -> RelevanceSource:
+    def with_interpolation(self, found: Interpolation, window: Window, knowledge: SliceKnowledge) -> RelevanceSource:
         """Add interpolated contours, and the confidence that the interpolation has."""
         drawn = np.zeros(len(knowledge.known), np.bool_)
         drawn[self.contour_voxels[:, 0]] = True
         outline = boundary_voxels(found.mask)
         outline[knowledge.known | drawn] = False
         added = np.argwhere(outline).astype(np.int32)
+        added[:, 1:] += np.int32(window[1].start), np.int32(window[2].start)
         voxels = np.concatenate([self.contour_voxels, added])
         order = np.lexsort(voxels.T[::-1])
         ends = np.concatenate([self.ends, np.zeros(len(added), np.bool_)])
         # Half sure is not sure at all: where the contour runs, nobody knows on which side of it a voxel lies.
         confidence = np.abs(2 * found.probability - 1)
         confidence[knowledge.known] = 1
-        return RelevanceSource(voxels[order], ends[order], confidence, self.partial_slices)
+        elsewhere = self.elsewhere.copy()
+        for gap in found.gaps:
+            elsewhere[gap.first + 1 : gap.last] = 1  # surely outside
+        return RelevanceSource(voxels[order], ends[order], confidence, window, elsewhere, self.partial_slices)
 
     def save(self, path: Path) -> None:
         """Write everything to an ``.npz`` file."""
@@ -109,6 +120,8 @@ class RelevanceSource:
             contour_voxels=self.contour_voxels,
             ends=self.ends,
             confidence=self.confidence.astype(np.float16),
+            corner_yx=np.array([axis.start for axis in self.window[1:]], np.int64),
+            elsewhere=self.elsewhere,
             partial_slices=np.array(self.partial_slices, np.int64),
         )
 
@@ -116,10 +129,14 @@ class RelevanceSource:
     def load(cls, path: Path) -> RelevanceSource:
         """Read what `save` wrote; the confidence is rounded to half precision."""
         with np.load(path) as stored:
+            confidence = stored["confidence"].astype(np.float32)
+            (y, x), (height, width) = stored["corner_yx"].tolist(), confidence.shape[1:]
             return cls(
                 stored["contour_voxels"],
                 stored["ends"],
-                stored["confidence"].astype(np.float32),
+                confidence,
+                (slice(None), slice(y, y + height), slice(x, x + width)),
+                stored["elsewhere"],
                 tuple(stored["partial_slices"].tolist()),
             )
 
@@ -148,7 +165,9 @@ class RelevanceSource:
         that are drawn there: the further away, the more likely another part of the contour is nearer. It is 0 where
         the end of an open contour is nearest, beyond which the contour goes on.
         """
-        confidence = np.broadcast_to(self.confidence, tuple(shape_zyx)).copy()
+        confidence = np.empty(tuple(shape_zyx), np.float32)
+        confidence[:] = self.elsewhere[:, None, None]
+        confidence[self.window] = self.confidence
         for k in self.partial_slices:
             on_slice = self.contour_voxels[:, 0] == k
             voxels_yx, ends = self.contour_voxels[on_slice, 1:], self.ends[on_slice]
@@ -160,10 +179,16 @@ class RelevanceSource:
         return confidence
 
 
+def window_of(placed: PlacedContours, name: str, contour_sigma_mm: float = 0.0) -> Window:
+    """Window that `supervise` needs the mask of an object in: beyond it, all voxels of a slice are alike."""
+    uncertain_vox = int(np.ceil(contour_sigma_mm / placed.grid.spacing_mm_zyx[1:].min()))
+    return window_around(placed, name, max(MARGIN_VOX, uncertain_vox))
+
+
 def supervise(
     placed: PlacedContours,
     name: str,
-    mask: npt.NDArray[np.bool_],
+    mask: CroppedMask,
     knowledge: SliceKnowledge,
     image: npt.NDArray[Any],
     *,
@@ -178,8 +203,8 @@ def supervise(
         Contours of the case.
     name : str
         The object.
-    mask : ndarray of bool, shape (z, y, x)
-        The inside of its contours.
+    mask : CroppedMask
+        The inside of its contours, in the window of `window_of`.
     knowledge : SliceKnowledge
         On which slices it is known.
     image : ndarray, shape (channel, z, y, x)
@@ -194,47 +219,55 @@ def supervise(
     ObjectSupervision
         What is supervised.
     Interpolation or None
-        Of the slices between; None if there are none to interpolate.
+        Of the slices between, in the window; None if there are none to interpolate.
     """
     inside = mask
-    known = np.broadcast_to(knowledge.known[:, None, None], mask.shape)
+    on_slices = np.broadcast_to(knowledge.known[:, None, None], mask.values.shape)
+    known = CroppedMask(on_slices, mask.window, knowledge.known, mask.shape_zyx)
     interpolation = None
     if between != "ignore":
-        found = interpolate(mask, knowledge.known, tuple(placed.grid.spacing_mm_zyx), image)
+        spacing_mm_zyx = tuple(placed.grid.spacing_mm_zyx)
+        found = interpolate(mask.values, knowledge.known, spacing_mm_zyx, image[(slice(None), *mask.window)])
         if found.gaps:
             interpolation = found
             inside, known = _with_interpolation(mask, knowledge, found, between)
     uncertain = None
     if contour_sigma_mm:
-        uncertain = _near_contours(placed, name, contour_sigma_mm)
-        inside, known = inside & ~uncertain, known & ~uncertain
+        uncertain = CroppedMask.of(_near_contours(placed, name, contour_sigma_mm), mask.window)
+        inside, known = (one.with_values(one.values & ~uncertain.values) for one in (inside, known))
     return ObjectSupervision(inside, known, uncertain, interpolation.gaps if interpolation else ()), interpolation
 
 
-def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]]) -> None:
+def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[CroppedMask]) -> None:
     """Make interpolations that contradict each other unknown, where objects are not to overlap; in place.
 
     Parameters
     ----------
     supervised : sequence of ObjectSupervision
         All objects of a case.
-    masks : sequence of ndarray of bool, shape (z, y, x)
+    masks : sequence of CroppedMask
         The inside of their drawn contours, which always counts.
     """
     if not any(one.gaps for one in supervised):
         return
-    count = np.zeros(masks[0].shape, np.uint8)
-    for one in supervised:
-        count += one.inside
-    conflict = count > 1
+    conflict = overlap([one.inside for one in supervised])
     for one, mask in zip(supervised, masks, strict=True):
         if one.gaps:
-            here = conflict & one.inside & ~mask
-            one.inside[here] = False
-            one.known[here] = False
+            here = conflict[mask.window] & one.inside.values & ~mask.values
+            one.inside.values[here] = False
+            one.known.values[here] = False
 
 
-def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.NDArray[np.bool_]]) -> None:
+def overlap(masks: Sequence[CroppedMask]) -> npt.NDArray[np.bool_]:
+    """Voxels that are in several masks, shape (z, y, x); of at most 255 masks."""
+    count = np.zeros(tuple(masks[0].shape_zyx), np.uint8)
+    for mask in masks:
+        window, values = mask.where()
+        count[window] += values
+    return np.asarray(count > 1)
+
+
+def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[CroppedMask]) -> None:
     """Take interpolations back where other objects are drawn, whatever the priority; in place.
 
     Parameters
@@ -244,29 +277,32 @@ def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[npt.
     """
     if not any(one.gaps for one in supervised):
         return
-    drawn = np.zeros(masks[0].shape, np.bool_)
-    for mask in masks:  # np.any would stack them all
-        drawn |= mask
+    drawn = np.zeros(tuple(masks[0].shape_zyx), np.bool_)
+    for mask in masks:
+        window, values = mask.where()
+        drawn[window] |= values
     for one, mask in zip(supervised, masks, strict=True):
         if one.gaps:
-            one.inside[drawn & ~mask] = False
+            one.inside.values[drawn[mask.window] & ~mask.values] = False
 
 
 def _with_interpolation(
-    mask: npt.NDArray[np.bool_], knowledge: SliceKnowledge, found: Interpolation, between: Between
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    mask: CroppedMask, knowledge: SliceKnowledge, found: Interpolation, between: Between
+) -> tuple[CroppedMask, CroppedMask]:
     """Return where the object is, and where that is known, with the slices that were interpolated."""
     between_slices = np.zeros(len(knowledge.known), np.bool_)
     for gap in found.gaps:
         between_slices[gap.first + 1 : gap.last] = True
     between_slices[knowledge.partial] = False  # the interpolation knows nothing of what is drawn there
-    sure = found.confident() if between == "gated" else np.ones(mask.shape, np.bool_)
-    inside = mask.copy()
+    sure = found.confident() if between == "gated" else np.ones(mask.values.shape, np.bool_)
+    inside = mask.values.copy()
     inside[between_slices] |= (found.mask & sure)[between_slices]
-    known = np.zeros(mask.shape, np.bool_)
+    known = np.zeros(mask.values.shape, np.bool_)
     known[knowledge.known] = True
     known[between_slices] = sure[between_slices]
-    return inside, known
+    # Elsewhere the interpolation is sure that nothing is inside.
+    elsewhere = knowledge.known | between_slices
+    return mask.with_values(inside), CroppedMask(known, mask.window, elsewhere, mask.shape_zyx)
 
 
 def _open_ends(placed: PlacedContours, name: str, voxels: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:

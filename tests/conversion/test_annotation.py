@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_wsl.conversion.annotation import label_map, slice_knowledge, usual_step
+from nnunet_wsl.conversion.cropped import CroppedMask
 
 K, U = True, False
 
@@ -133,8 +134,12 @@ def test_label_map_truth_table():
     in_b[:4, 2, [1, 2]] = True
     known_a = np.array([K, U, K, U, K])
     known_b = np.array([K, K, U, U, K])
-    known = [np.broadcast_to(of_object[:, None, None], (5, 7, 11)) for of_object in (known_a, known_b)]
-    labels = label_map([in_a, in_b], known)
+    inside = [CroppedMask.of(in_a), CroppedMask.of(in_b)]
+    known = [
+        CroppedMask(np.broadcast_to(of_object[:, None, None], mask.values.shape), mask.window, of_object, (5, 7, 11))
+        for of_object, mask in zip((known_a, known_b), inside, strict=True)
+    ]
+    labels = label_map(inside, known)
     assert labels.dtype == np.uint8
     assert labels[:, 2, :4].tolist() == [
         [1, 2, 1, 0],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -346,6 +347,31 @@ def test_hippocampus(raw, tmp_path):
         np.testing.assert_array_equal(labels[determined], truth[determined])
         inside = np.flatnonzero((truth > 0).any(axis=(1, 2)))
         assert 0.2 < determined[inside].all(axis=(1, 2)).mean() < 0.35
+
+
+def test_memory_does_not_grow_with_the_number_of_objects_by_whole_masks(tmp_path, raw):
+    """Objects that are small in a large image, with interpolated slices: by masks, what is inside and what is known."""
+    labels = np.zeros((27, 300, 250), np.uint8)
+    num_objects = 30
+    for k in range(num_objects):
+        y, x = 10 + 48 * (k // 5), 10 + 48 * (k % 5)
+        labels[1:26, y : y + 20, x : x + 24] = k + 1
+    here = grid(labels.shape)
+    for name, volume in (("imagesTr", labels.astype(np.int16)), ("labelsTr", labels)):
+        (tmp_path / name).mkdir()
+        write_volume(tmp_path / name / "ann.nii.gz", volume, here)
+    names = {f"organ {k}": k for k in range(1, num_objects + 1)}
+    tracemalloc.start()
+    convert(
+        tmp_path,
+        label_values=names,
+        channels=("CT",),
+        simulation=Simulation(every=3),
+        settings=ConversionSettings(between="gated", relevance="none"),
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < num_objects * labels.nbytes
 
 
 @pytest.mark.parametrize("name", ["imagesTr/ann_0001", "labelsTr/bob"])

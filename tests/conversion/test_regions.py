@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_wsl.conversion.annotation import label_map
+from nnunet_wsl.conversion.cropped import CroppedMask
 from nnunet_wsl.conversion.regions import LabelValues, combine, count_statuses
 from nnunet_wsl.errors import InputError
 
@@ -32,7 +33,7 @@ def truth_table():
 
 
 def values_of(masks, known, volumes_mm3=(10, 100, 50)):
-    codes, statuses = combine(masks, voxelwise(known, masks))
+    codes, statuses = combine(cropped(masks), voxelwise(known, masks))
     values = LabelValues.of_combinations(
         ["A", "B", "C"][: len(masks)], count_statuses(codes, statuses), volumes_mm3[: len(masks)]
     )
@@ -40,7 +41,16 @@ def values_of(masks, known, volumes_mm3=(10, 100, 50)):
 
 
 def voxelwise(known, masks):
-    return [np.broadcast_to(of_object[:, None, None], mask.shape) for of_object, mask in zip(known, masks, strict=True)]
+    """Cropped masks, known slice by slice: the window of an object is where it is."""
+    found = []
+    for of_object, mask in zip(known, cropped(masks), strict=True):
+        values = np.broadcast_to(of_object[:, None, None], mask.values.shape)
+        found.append(CroppedMask(values, mask.window, of_object, mask.shape_zyx))
+    return found
+
+
+def cropped(masks):
+    return [CroppedMask.of(mask) for mask in masks]
 
 
 def test_truth_table():
@@ -154,7 +164,7 @@ masks_and_knowledge = st.tuples(
 @given(masks_and_knowledge)
 def test_every_voxel_has_its_status(case):
     masks, known = case
-    codes, statuses = combine(masks, voxelwise(known, masks))
+    codes, statuses = combine(cropped(masks), voxelwise(known, masks))
     for voxel in np.ndindex(codes.shape):
         assert statuses[codes[voxel]] == (
             tuple(k for k in range(3) if masks[(k, *voxel)]),
@@ -191,4 +201,4 @@ def test_without_overlap_the_labels_are_the_plain_ones(case):
     masks[2] &= ~masks[0] & ~masks[1]
     values, labels = values_of(masks, known)
     assert values.combinations == ((0,), (1,), (2,))
-    np.testing.assert_array_equal(labels, label_map(masks, voxelwise(known, masks)))
+    np.testing.assert_array_equal(labels, label_map(cropped(masks), voxelwise(known, masks)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from hypothesis.extra import numpy as arrays
 from nnunet_wsl.contours import Contour, ContourSet, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.conversion.annotation import slice_knowledge
 from nnunet_wsl.conversion.between import Gap
+from nnunet_wsl.conversion.cropped import CroppedMask
 from nnunet_wsl.conversion.supervision import (
     ObjectSupervision,
     RelevanceSource,
     exclude_conflicts,
     supervise,
+    window_of,
     yield_to_drawn,
 )
 
@@ -29,7 +32,7 @@ LINE_YX = np.array([(1.0, 5.0), (5.0, 5.0)])
 """Passes through the voxels y 1..5 of x 5."""
 
 
-def supervised(closed=(), opened=(), image=FLAT, listed=None, between="ignore", **options):
+def cropped_and_source(closed=(), opened=(), image=FLAT, listed=None, between="ignore", **options):
     """The rectangle on some slices, the line on others."""
     contours = [
         Contour("A", grid().to_mm([(x, y, k) for y, x in points]), is_closed)
@@ -38,8 +41,35 @@ def supervised(closed=(), opened=(), image=FLAT, listed=None, between="ignore", 
     ]
     placed = place(ContourSet(["A"], contours), grid(), case="ann")
     knowledge = slice_knowledge(drawn_slices(placed, "A"), SHAPE_ZYX[0], "auto", opened, listed=listed)
-    one, found = supervise(placed, "A", rasterise(placed, "A"), knowledge, image, between=between, **options)
-    return one, RelevanceSource.of(placed, "A", contour_voxels(placed, "A"), knowledge, found)
+    window = window_of(placed, "A", options.get("contour_sigma_mm", 0))
+    mask = CroppedMask.of(rasterise(placed, "A"), window)
+    one, found = supervise(placed, "A", mask, knowledge, image, between=between, **options)
+    return one, RelevanceSource.of(placed, "A", contour_voxels(placed, "A"), knowledge, found, window)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is supervised, in whole arrays."""
+
+    inside: np.ndarray
+    known: np.ndarray
+    uncertain: np.ndarray | None
+    gaps: tuple[Gap, ...]
+
+    def cropped(self):
+        return ObjectSupervision(whole(self.inside), whole(self.known), None, self.gaps)
+
+
+def whole(mask):
+    """A mask whose window is the image."""
+    window = slice(None), slice(0, mask.shape[1]), slice(0, mask.shape[2])
+    return CroppedMask(mask, window, np.zeros(len(mask), bool), mask.shape)
+
+
+def supervised(**given):
+    one, source = cropped_and_source(**given)
+    uncertain = None if one.uncertain is None else np.asarray(one.uncertain)
+    return Whole(np.asarray(one.inside), np.asarray(one.known), uncertain, one.gaps), source
 
 
 def confidence_of(source, sigma_mm=2.0):
@@ -171,7 +201,7 @@ def test_interpolations_that_contradict_each_other_are_unknown():
     b.inside[:, 3, 6:10] = True
     drawn = np.zeros(SHAPE_ZYX, bool)
     drawn[[0, 4]] = True
-    exclude_conflicts([a, b], [a.inside & drawn, b.inside & drawn & False])
+    exclude_conflicts([a.cropped(), b.cropped()], [whole(a.inside & drawn), whole(b.inside & drawn & False)])
     assert a.known[0, 3, 6]  # drawn
     assert a.inside[0, 3, 6]
     assert not b.inside[0, 3, 6]
@@ -192,20 +222,20 @@ def test_interpolations_yield_to_what_is_drawn_but_not_to_each_other():
     drawn_of_b[2, 3, 6:10] = True
     expected_of_a, expected_of_b = a.inside.copy(), b.inside.copy()
     expected_of_a[2, 3, 6:8] = False
-    yield_to_drawn([a, b], [drawn_of_a, drawn_of_b])
+    yield_to_drawn([a.cropped(), b.cropped()], [whole(drawn_of_a), whole(drawn_of_b)])
     np.testing.assert_array_equal(a.inside, expected_of_a)
     np.testing.assert_array_equal(b.inside, expected_of_b)
 
 
 def test_yielding_does_not_stack_the_masks_of_all_objects():
-    masks = list(np.zeros((40, 8, 100, 100), bool))
+    masks = [whole(mask) for mask in np.zeros((40, 8, 100, 100), bool)]
     gaps = (Gap(0, 2, distance_mm=6, shift_mm=0, change_mm=0, uncertainty_mm=1),)
-    supervised = [ObjectSupervision(mask.copy(), mask.copy(), None, gaps) for mask in masks]
+    supervised = [ObjectSupervision(whole(mask.values.copy()), whole(mask.values.copy()), None, gaps) for mask in masks]
     tracemalloc.start()
     yield_to_drawn(supervised, masks)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * masks[0].nbytes
+    assert peak < 5 * masks[0].values.nbytes
 
 
 def test_the_intensity_between_counts():
@@ -226,7 +256,7 @@ def test_the_intensity_between_counts():
 def test_invariants(closed, opened, between, image):
     """Drawn contours are never contradicted, and nothing is inside where nothing is known but in drawn contours."""
     opened = opened - closed
-    one, source = supervised(sorted(closed), sorted(opened), image=image, between=between)
+    one, source = supervised(closed=sorted(closed), opened=sorted(opened), image=image, between=between)
     assert one.inside[sorted(closed), ROWS, COLUMNS].all()
     drawn = np.zeros(SHAPE_ZYX, bool)
     drawn[sorted(closed), ROWS, COLUMNS] = True
@@ -243,4 +273,6 @@ def test_saved_and_read_back(tmp_path):
     np.testing.assert_array_equal(found.contour_voxels, source.contour_voxels)
     np.testing.assert_array_equal(found.ends, source.ends)
     np.testing.assert_allclose(found.confidence, source.confidence, atol=5e-4)
+    np.testing.assert_array_equal(found.elsewhere, source.elsewhere)
+    assert found.window == source.window
     assert found.partial_slices == source.partial_slices == (3,)

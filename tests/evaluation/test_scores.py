@@ -36,7 +36,7 @@ def test_keys_and_values_are_those_of_nnunet():
     assert [o.key for o in regions.objects] == ["(1, 2, 3)", "(2, 3)", "3"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_counts_are_those_of_nnunet_with_regions_and_ignore(seed):
     pred, ref = random_maps(seed, 4)
@@ -46,7 +46,7 @@ def test_counts_are_those_of_nnunet_with_regions_and_ignore(seed):
         assert (scores[key].tp, scores[key].fp, scores[key].fn, scores[key].tn) == compute_tp_fp_fn_tn(*masks, ref == 4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_cropping_to_the_object_changes_nothing(seed):
     pred, ref = random_maps(seed, 3)

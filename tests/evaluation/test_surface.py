@@ -113,7 +113,7 @@ def test_one_empty_mask_has_no_surface():
     assert np.isnan(surface_distances(pred, pred, SPACING_MM).nsd(1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(5, 7, 11), (7, 11), (1, 7, 11), (6, 1, 3)]))
 def test_swap_flip_and_transpose_change_nothing(seed, shape):
     rng = np.random.default_rng(seed)
@@ -128,7 +128,7 @@ def test_swap_flip_and_transpose_change_nothing(seed, shape):
     assert found.average_mm() == pytest.approx(expected.average_mm())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_prediction_at_ignored_voxels_changes_nothing(seed):
     rng = np.random.default_rng(seed)

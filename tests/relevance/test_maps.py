@@ -48,7 +48,7 @@ def by_definition(image, mask, spacing_mm, wanted):
 
 @pytest.mark.parametrize("mode", ["distance", "intensity", "both"])
 @pytest.mark.parametrize("kernel", list(KERNELS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     mask_spacing=masks_with_spacing(),
     sigma_mm=st.floats(0.05, 20.0),

@@ -18,7 +18,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     mask_spacing=masks_with_spacing(),
     mode=st.sampled_from(["distance", "intensity", "both"]),

@@ -37,7 +37,7 @@ def distance_to_edges(contour, points_mm):
     return np.min(found, axis=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(contours, min_size=1, max_size=4), st.one_of(st.just(math.inf), st.floats(0.3, 12.0)))
 def test_distance_equals_projection_onto_every_edge(drawn, cutoff_mm):
     points_mm = np.stack(np.unravel_index(np.arange(math.prod(SHAPE)), SHAPE), axis=1) * SPACING_MM

@@ -31,7 +31,7 @@ def brute_force(mask, squares, *, same_slice=False):
     return squared, index
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(masks_with_spacing(), st.one_of(st.just(math.inf), st.floats(0.005, 60.0)))
 def test_distance_equals_scipy_within_the_cut_off(mask_spacing, cutoff_mm):
     mask, spacing_mm = mask_spacing
@@ -44,7 +44,7 @@ def test_distance_equals_scipy_within_the_cut_off(mask_spacing, cutoff_mm):
     assert (index[:, ~within] == -1).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(masks_with_spacing(spacings=st.sampled_from([1, 2, 3, 5, 25, 8, 10]), max_side=8), st.integers(0, 2))
 def test_reference_voxels_equal_integer_brute_force(mask_spacing, decimals):
     mask, steps = mask_spacing
@@ -55,7 +55,7 @@ def test_reference_voxels_equal_integer_brute_force(mask_spacing, decimals):
     np.testing.assert_allclose(distance_mm, np.sqrt(squared.astype(float)) / 10**decimals, rtol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks_with_spacing(spacings=st.sampled_from([1, 2, 3, 5]), ndims=(3,), max_side=7))
 def test_search_in_the_slice_equals_brute_force(mask_spacing):
     mask, steps = mask_spacing
@@ -105,7 +105,7 @@ def test_spacing_that_float32_rounded_still_ties():
     assert tuple(index[:, 0, 25]) == (0, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks_with_spacing(), st.floats(0.1, 30.0))
 def test_the_cut_off_only_takes_away(mask_spacing, cutoff_mm):
     mask, spacing_mm = mask_spacing

@@ -90,7 +90,7 @@ shapes = st.tuples(st.integers(3, 14), st.integers(4, 15), st.integers(2, 11))
 
 
 @given(start=starts, shape=shapes, data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_patch_crops_as_nnunet_does(start, shape, data):
     maps = np.random.default_rng(2).integers(0, 256, (T, *SHAPE_ZYX), dtype=np.uint8)
     patch, expected = MapsPatch(maps, start, shape), torch.from_numpy(padded_patch(maps, start, shape))
@@ -105,7 +105,7 @@ def test_a_patch_crops_as_nnunet_does(start, shape, data):
 
 
 @given(start=starts, shape=shapes, seed=st.integers(0, 2**16), planar=st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_patch_interpolates_as_grid_sample_does(start, shape, seed, planar):
     rng = np.random.default_rng(seed)
     count = 10

@@ -43,7 +43,7 @@ def test_voxel_differences_by_hand(name, expected):
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**16))
 def test_invalid_voxels_do_not_matter_even_if_not_finite(seed):
     rng = torch.Generator().manual_seed(seed)
@@ -173,7 +173,7 @@ def test_a_level_that_does_not_divide_the_patch_is_refused():
         downsample_relevance(torch.zeros(1, 1, 5, 4), None, (2, 2))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(factors=st.lists(st.integers(1, 3), min_size=2, max_size=3), seed=st.integers(0, 99))
 def test_downsampling_is_torchs_adaptive_pooling(factors, seed):
     coarse = (2, 3, 1)[: len(factors)]
