@@ -1,8 +1,13 @@
-"""The one error that the command line turns into a message and exit code 2."""
+"""The one error that the command line turns into a message and exit code 2, and what messages are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 case``, ``2 cases``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class InputError(ValueError):

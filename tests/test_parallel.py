@@ -4,11 +4,13 @@ import errno
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from nnunet_wsl.cores import usable_cores
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.evaluation.label_maps import CasePair
 from nnunet_wsl.parallel import for_all
 
 
@@ -55,6 +57,19 @@ def test_errors_of_the_system_are_problems_of_the_case():
         "Converting, 'p1': /data/p1.nii.gz: No space left on device. Check the place, its space and its permissions.",
         "Converting, 'p2': there is not enough memory. Give a lower --jobs.",
     ]
+
+
+def test_the_cases_of_an_evaluation_have_names():
+    def work(_):
+        raise MemoryError
+
+    pair = CasePair("p3", Path("pred/p3.nii.gz"), Path("ref/p3.nii.gz"))
+    assert for_all(work, [pair], 1, "Scoring")[1] == ["Scoring, 'p3': there is not enough memory. Give a lower --jobs."]
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 cases"), (1, "1 case"), (2, "2 cases")])
+def test_a_number_with_its_noun(number, text):
+    assert counted(number, "case") == text
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not tie processes to cores")

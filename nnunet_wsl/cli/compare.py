@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_wsl.errors import counted
+
 if TYPE_CHECKING:
     from nnunet_wsl.evaluation import Comparison
 
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 def print_rows(comparison: Comparison) -> None:
     """Print a line per object and metric."""
     print(f"A: {comparison.name_a}\nB: {comparison.name_b}")
-    print(f"{len(comparison.cases)} cases; B - A with its {comparison.level:.0%} bootstrap interval\n")
+    print(f"{counted(len(comparison.cases), 'case')}; B - A with its {comparison.level:.0%} bootstrap interval\n")
     width = max(len("object"), *(len(row.object) for row in comparison.rows))
     title_width = max(len(row.metric.magnitude_title) for row in comparison.rows) + 2
     print(

@@ -64,8 +64,8 @@ def _add_text(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )  # fmt: skip
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN",
-        help="contour files to leave out, by their path below SOURCE, * for any text, ? for a character; repeat it as "
-        "needed",
+        help="contour files to leave out, by their path below SOURCE in any letter case, * for any text, ? for a "
+        "character; repeat it as needed",
     )  # fmt: skip
     parser.add_argument(
         "--first-pixel", type=float, choices=(0.0, 0.5, 1.0), default=1.0,

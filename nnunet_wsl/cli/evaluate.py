@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_wsl.cli.jobs import add_jobs
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 
 if TYPE_CHECKING:
     from nnunet_wsl.evaluation import Run
@@ -86,7 +86,7 @@ def print_means(result: Run) -> None:
     """Print mean and bootstrap interval of every object and metric, and what lies behind them."""
     import numpy as np
 
-    print(f"{len(result.cases)} cases: mean (95% bootstrap interval over cases)")
+    print(f"{counted(len(result.cases), 'case')}: mean (95% bootstrap interval over cases)")
     for key, name in result.names.items():
         print(f"\n{name}")
         for metric in result.metrics:
@@ -98,7 +98,8 @@ def print_means(result: Run) -> None:
                 text = f"{defined.mean():.{metric.digits}f} ({low:.{metric.digits}f} to {high:.{metric.digits}f})"
             else:
                 text = "undefined"
-            note = f"   undefined in {len(values) - len(defined)} cases" if len(defined) < len(values) else ""
+            num_undefined = len(values) - len(defined)
+            note = f"   undefined in {counted(num_undefined, 'case')}" if num_undefined else ""
             print(f"  {title:<26} {text}{note}")
         counts = result.counts(key)
         absent = [

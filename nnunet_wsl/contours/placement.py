@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nnunet_wsl.contours.contour import ContourSet
 from nnunet_wsl.contours.grid import Grid
 from nnunet_wsl.contours.repair import repair, same_lines
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 
 SLICE_TOLERANCE = 0.25
 """How far a contour may lie off a slice plane, in slice spacings.
@@ -74,7 +74,7 @@ class Clipping:
     def __str__(self) -> str:
         """Return one sentence for a log."""
         return (
-            f"{_count(self.contours, 'contour')} of ROI '{self.source}' clipped: {self.area_mm2:.1f} mm2 "
+            f"{counted(self.contours, 'contour')} of ROI '{self.source}' clipped: {self.area_mm2:.1f} mm2 "
             f"outside the image, up to {self.farthest_mm:.1f} mm away"
         )
 
@@ -346,7 +346,3 @@ def _area(polygon_yx: NDArray[np.float64]) -> float:
         return 0.0
     y, x = (polygon_yx - polygon_yx[0]).T  # near the origin, where products cancel less
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from nnunet_wsl.contours import ContourSet, RTStruct, contour_voxels, place, rasterise
 from nnunet_wsl.conversion.series import Series
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 
 
 def match_series(
@@ -87,7 +87,7 @@ def common_modality(series_of_cases: Iterable[Series]) -> str:
     """
     counts = Counter(series.modality for series in series_of_cases)
     if len(counts) > 1:
-        found = ", ".join(f"{modality} ({count} cases)" for modality, count in counts.most_common())
+        found = ", ".join(f"{modality} ({counted(count, 'case')})" for modality, count in counts.most_common())
         raise InputError(f"The cases have images of different modalities: {found}. Choose one with --modality.")
     return next(iter(counts))
 

@@ -21,6 +21,7 @@ from nnunet_wsl.contours import PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, read_slice
+from nnunet_wsl.errors import counted
 
 _LOG = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
         steps = sorted({report.step for report in of_object if report.step})
         _LOG.info(
             "Label '%s': drawn in %s, %s (step %s), volume %.1f ml (%.1f to %.1f).",
-            name, _count(len(of_object), "case"), _count(sum(report.drawn_slices for report in of_object), "slice"),
+            name, counted(len(of_object), "case"), counted(sum(report.drawn_slices for report in of_object), "slice"),
             ", ".join(map(str, steps)) or "unknown", float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
         )  # fmt: skip
     if unclear := list(dict.fromkeys(report.case for report in reports if report.step == 0)):
@@ -199,23 +200,23 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
             "In %s an object is drawn on one slice only, and no object tells how far apart slices were "
             "annotated: of this object only that slice counts as known. Pass --annotated all if it is absent on the "
             "others, or --annotated FILE with a list of the annotated slices. The cases: %s.",
-            _count(len(unclear), "case"), ", ".join(unclear),
+            counted(len(unclear), "case"), ", ".join(unclear),
         )  # fmt: skip
     for report in reports:
         where = f"Case '{report.case}', label '{report.object}'"
         if report.gaps:
-            _LOG.warning("%s: gaps wider than the usual %s: %s.", where, _count(report.step, "slice"), report.gaps)
+            _LOG.warning("%s: gaps wider than the usual %s: %s.", where, counted(report.step, "slice"), report.gaps)
         if not report.drawn_slices:
             _LOG.warning(
                 "%s: no contours; the object is known to be absent on %d of %s.",
-                where, report.known_slices, _count(report.slices, "slice"),
+                where, report.known_slices, counted(report.slices, "slice"),
             )  # fmt: skip
         elif report.volume_mm3 == 0:
             _LOG.warning("%s: the contours enclose no voxel centre, the mask is empty.", where)
         if report.clipped_contours:
             _LOG.warning(
                 "%s: %s clipped at the border of the image, %.1f mm2 in all, up to %.1f mm outside.",
-                where, _count(report.clipped_contours, "contour"), report.clipped_area_mm2, report.clipped_farthest_mm,
+                where, counted(report.clipped_contours, "contour"), report.clipped_area_mm2, report.clipped_farthest_mm,
             )  # fmt: skip
         for count, fault in (
             (report.repeated_contours, "drawn twice, used once"),
@@ -224,13 +225,9 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
             (report.spur_contours, "with spurs, which were removed"),
         ):
             if count:
-                _LOG.warning("%s: %s %s.", where, _count(count, "contour"), fault)
+                _LOG.warning("%s: %s %s.", where, counted(count, "contour"), fault)
         if report.keyhole_contours:
-            _LOG.info("%s: %s divided into rings.", where, _count(report.keyhole_contours, "keyhole contour"))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+            _LOG.info("%s: %s divided into rings.", where, counted(report.keyhole_contours, "keyhole contour"))
 
 
 @rc_context({"text.parse_math": False})  # a name with two $ is no formula

@@ -26,7 +26,7 @@ from pydicom.uid import UID, RTStructureSetStorage
 from tqdm import tqdm
 
 from nnunet_wsl.contours import Grid
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 
 POSITION_TOLERANCE_VOX = 0.1
 """How far a slice may lie from its place in the regular grid, in voxels along each axis.
@@ -126,7 +126,7 @@ class Series:
         first = min(image_slice.path for image_slice in self.slices)
         return (
             f"series in folder '{first.parent.relative_to(self.source)}' "
-            f"({self.modality}, {len(self.slices)} files from '{first.name}' on)"
+            f"({self.modality}, {counted(len(self.slices), 'file')} from '{first.name}' on)"
         )
 
     def sorted_slices(self) -> list[ImageSlice]:

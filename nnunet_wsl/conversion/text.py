@@ -23,7 +23,7 @@ from nnunet_wsl.conversion.matching import common_modality
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
 from nnunet_wsl.conversion.objects import check_rois
 from nnunet_wsl.conversion.series import Series, files_below, find_dicom
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
@@ -275,7 +275,7 @@ def _find_contours(
     problems = []
     used: set[str] = set()
     excluded: list[PurePath] = []
-    exclusions = {pattern: re.compile(_expression(pattern), re.DOTALL) for pattern in exclude}
+    exclusions = {pattern: re.compile(_expression(pattern), re.DOTALL | re.IGNORECASE) for pattern in exclude}
     for path in files_below(folder):
         if path.name.startswith("."):  # as a shell's * does; archives made on a Mac are full of them
             continue
@@ -314,7 +314,7 @@ def _find_contours(
     if problems:
         raise InputError(problems)
     if excluded:
-        _LOG.info("%d contour files are excluded.", len(excluded))
+        _LOG.info("Excluded: %s.", counted(len(excluded), "contour file"))
     return found, excluded
 
 

@@ -87,7 +87,7 @@ def evaluate_folders(
             tolerances_mm={obj.key: obj.tolerance_mm for obj in labels.objects},
             settings={"ignore_label": labels.ignore},
         )
-        files = {pair.case: pair for pair in pairs}
+        files = {pair.name: pair for pair in pairs}
         objects = {obj.key: obj for obj in labels.objects}
         views = [
             CaseView.of(case, objects[key], *read_pair(files[case.case], reader, labels), labels.ignore)
@@ -104,7 +104,7 @@ def _score(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores:
     pred, ref = read_pair(pair, reader, labels)
     scores = score_label_maps(pred.values, ref.values, ref.spacing_mm_zyx, labels)
     return CaseScores(
-        pair.case, str(pair.ref), str(pair.pred), {key: case_metrics(score) for key, score in scores.items()}
+        pair.name, str(pair.ref), str(pair.pred), {key: case_metrics(score) for key, score in scores.items()}
     )
 
 

@@ -18,6 +18,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from nnunet_wsl.errors import counted
 from nnunet_wsl.evaluation.label_maps import LabelMap
 from nnunet_wsl.evaluation.objects import ScoredObject
 from nnunet_wsl.evaluation.run import CaseScores, Metric, Run
@@ -123,7 +124,7 @@ def draw_distributions(run: Run, output: Path) -> None:
         panel.set_xlabel(metric.title)
         _compress_far_distances(panel, metric)
     _name_rows(panels[0], run.names, run.tolerances_mm)
-    figure.suptitle(f"{len(run.cases)} cases: every case, median, quartiles")
+    figure.suptitle(f"{counted(len(run.cases), 'case')}: every case, median, quartiles")
     _save(figure, output)
 
 
@@ -193,7 +194,7 @@ def draw_comparison(comparison: Comparison, output: Path) -> None:
     _name_rows(panels[0], names, comparison.tolerances_mm)
     title = (
         f"A: {comparison.name_a}\nB: {comparison.name_b}\n"
-        f"{len(comparison.cases)} cases: every pair, mean and {comparison.level:.0%} bootstrap interval"
+        f"{counted(len(comparison.cases), 'case')}: every pair, mean and {comparison.level:.0%} bootstrap interval"
     )
     title = _wrapped(title, int(8 * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.2 * (title.count("\n") - 1))

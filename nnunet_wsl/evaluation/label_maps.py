@@ -50,13 +50,13 @@ class CasePair:
 
     Parameters
     ----------
-    case : str
+    name : str
         File name without the ending.
     pred, ref : Path
         Prediction and reference.
     """
 
-    case: str
+    name: str
     pred: Path
     ref: Path
 
@@ -139,20 +139,20 @@ def read_pair(pair: CasePair, reader: Any, labels: ScoredLabels) -> tuple[LabelM
         try:
             label_map = _read(path, reader)
         except InputError as error:
-            problems += [f"Case '{pair.case}': {problem}" for problem in error.problems]
+            problems += [f"Case '{pair.name}': {problem}" for problem in error.problems]
             continue
         known = np.isin(label_map.values, list(allowed))
         if not known.all():
             unknown = np.unique(label_map.values[~known]).tolist()
             problems.append(
-                f"Case '{pair.case}': the {role} '{path}' has the values {_listed(unknown)}; dataset.json knows "
+                f"Case '{pair.name}': the {role} '{path}' has the values {_listed(unknown)}; dataset.json knows "
                 f"{_listed(sorted(allowed))}. Check that both belong to this dataset."
             )
         maps.append(label_map)
     if len(maps) == 2:
-        problems += [f"Case '{pair.case}': {difference}" for difference in _grid_differences(*maps)]
+        problems += [f"Case '{pair.name}': {difference}" for difference in _grid_differences(*maps)]
         if labels.ignore is not None and (maps[1].values == labels.ignore).all():
-            problems.append(f"Case '{pair.case}': the reference is 'ignore' everywhere. Leave it out.")
+            problems.append(f"Case '{pair.name}': the reference is 'ignore' everywhere. Leave it out.")
     if problems:
         raise InputError(problems)
     return maps[0], maps[1]

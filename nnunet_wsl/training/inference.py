@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import check_complete, replacing
 from nnunet_wsl.training.network import RelevanceHead
 
@@ -266,7 +266,7 @@ def predict_relevance(
     existing = [path for path in (record, *written) if path.exists()]
     if existing and not (continue_prediction or overwrite):
         raise InputError(
-            f"-o '{output}' has {len(existing)} files of these names already, for example '{existing[-1].name}'. Pass "
+            f"-o '{output}' has {counted(len(existing), 'file')} already, for example '{existing[-1].name}'. Pass "
             "--continue_prediction to keep them, --overwrite to replace them, or choose another folder."
         )
     staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(written if overwrite else ())
