@@ -9,7 +9,8 @@ the others.
 
 The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
 ``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda
---mirror``.
+--mirror``. With ``nnUNet_n_proc_DA=0 nnUNet_compile=f`` and ``--parallel`` a GPU trains as many small networks at once
+as there are cores to augment for them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import random
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,7 @@ def main(data_set: DataSet, description: str) -> None:
         help="score the cases that neither train, nor validate, nor test: to choose by them",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parallel", type=int, default=1, help="trainings side by side (default: %(default)s)")
     parser.add_argument("--finished-only", action="store_true", help="train nothing: write the results there are")
     parser.add_argument(
         "--extend", action="store_true",
@@ -196,6 +199,11 @@ def main(data_set: DataSet, description: str) -> None:
             )  # fmt: skip
         arms[name] = Arm(title_of(name), METHODS[ARMS[name][1]].trainer, dataset)
         share_drawn[name] = _share_drawn(work, data_set, dataset, training)
+
+    if args.parallel > 1 and not args.finished_only:
+        missing = [(arm, seed) for seed in budget.seeds for name, arm in arms.items() if (name, seed) not in recorded]
+        with ThreadPoolExecutor(args.parallel) as pool:
+            list(pool.map(lambda one: train(work, one[0], budget, one[1]), missing))
 
     runs: list[dict[str, Any]] = []
     for seed in budget.seeds:
