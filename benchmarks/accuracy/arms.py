@@ -24,11 +24,14 @@ class Labelling:
         How contours are drawn around the dense masks.
     between : {"ignore", "gated", "interpolate"}
         What becomes of the slices between.
+    contour_sigma_mm : float
+        What the conversion is told of the contours' uncertainty.
     """
 
     title: str
     simulation: Simulation = field(default_factory=Simulation)
     between: Between = "ignore"
+    contour_sigma_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ LABELLINGS = {
     "jitter2": Labelling("every slice, jitter 2 mm", Simulation(jitter_mm=2.0)),
     "open": Labelling("half of the slices half drawn", Simulation(opened=0.5)),
     "dropped-gated": Labelling("30 % of the slices forgotten, gated", Simulation(drop=0.3), "gated"),
+    "jitter1-told": Labelling("every slice, jitter 1 mm, told", Simulation(jitter_mm=1.0), contour_sigma_mm=1.0),
+    "jitter2-told": Labelling("every slice, jitter 2 mm, told", Simulation(jitter_mm=2.0), contour_sigma_mm=2.0),
 }
 
 METHODS = {
@@ -121,10 +126,13 @@ def dataset_of(arm: str) -> str:
 def settings_of(arm: str) -> ConversionSettings:
     """How the contours of an arm's dataset are converted."""
     labelling, method = ARMS[arm]
-    relevance = RELEVANCE[METHODS[method].relevance]
-    simulation, between = LABELLINGS[labelling].simulation, LABELLINGS[labelling].between
-    # Contours that jitter may overlap.
-    return replace(relevance, between=between, overlap="priority" if simulation.jitter_mm else "error")
+    relevance, drawn = RELEVANCE[METHODS[method].relevance], LABELLINGS[labelling]
+    return replace(
+        relevance,
+        between=drawn.between,
+        contour_sigma_mm=drawn.contour_sigma_mm,
+        overlap="priority" if drawn.simulation.jitter_mm else "error",  # contours that jitter may overlap
+    )
 
 
 def title_of(arm: str) -> str:
@@ -137,8 +145,8 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
     """Which arms are compared; the first of a pair is what the second is held against.
 
     Of one labelling, every method with stock and with stock on the same patches; of one method, gated with ignored and
-    interpolated; and what is gated with all slices drawn, by stock and by the same method, and with stock on what is
-    ignored between.
+    interpolated, and told with untold jitter; and what is gated with all slices drawn, by stock and by the same method,
+    and with stock on what is ignored between.
     """
     found = []
     for arm in arms:
@@ -150,5 +158,7 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             step = labelling.removesuffix("-gated")
             others += [f"{step}-ignore-{method}", f"{step}-interpolate-{method}", f"{step}-ignore-stock"]
             others += ["dense-stock", f"dense-{method}"]
+        if labelling.endswith("-told"):
+            others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
         found += [(other, arm) for other in dict.fromkeys(others) if other in arms and other != arm]
     return found
