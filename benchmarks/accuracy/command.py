@@ -216,6 +216,7 @@ def main(data_set: DataSet, description: str) -> None:
                 continue
             fold = train(work, arm, budget, seed)
             scores = _score(work, fold, data_set, role, mirror=args.mirror, device=args.device)
+            curves, seconds_per_epoch = collect_curves(fold)
             runs.append(
                 {
                     "arm": name,
@@ -224,7 +225,8 @@ def main(data_set: DataSet, description: str) -> None:
                     "share_drawn": share_drawn[name],
                     "seed": seed,
                     "scores": scores,
-                    "curves": collect_curves(fold),
+                    "curves": curves,
+                    "median_seconds_per_epoch": seconds_per_epoch,
                 }
             )
             print(f"{name}, seed {seed}: " + ", ".join(f"{m} {mean_score(scores[m]):.3f}" for m in scores), flush=True)

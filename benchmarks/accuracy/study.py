@@ -198,14 +198,16 @@ def _fold(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
     return model / f"fold_{budget.fold}"
 
 
-def collect_curves(fold: Path) -> dict[str, list[float]]:
-    """Read what nnU-Net logged per epoch: one number each, as losses and pseudo Dice."""
+def collect_curves(fold: Path) -> tuple[dict[str, list[float]], float]:
+    """Read what nnU-Net logged per epoch: one number each, as losses and pseudo Dice; and the median of its seconds."""
     logged = torch.load(fold / "checkpoint_final.pth", weights_only=False, map_location="cpu")["logging"]
-    return {
+    curves = {
         key: [round(float(value), 5) for value in values]
         for key, values in logged.items()
         if values and not isinstance(values[0], list) and "timestamps" not in key
     }
+    seconds = np.subtract(logged["epoch_end_timestamps"], logged["epoch_start_timestamps"])
+    return curves, round(float(np.median(seconds)), 2)
 
 
 def pooled(runs: list[dict[str, Any]], arm: str, metric: str, seeds: Collection[int]) -> dict[str, float]:
