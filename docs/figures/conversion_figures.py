@@ -10,7 +10,8 @@ from matplotlib import pyplot as plt
 
 from nnunet_wsl.contours import Contour, ContourSet, Grid, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.conversion.annotation import label_map, slice_knowledge
-from nnunet_wsl.conversion.supervision import RelevanceSource, supervise
+from nnunet_wsl.conversion.cropped import CroppedMask
+from nnunet_wsl.conversion.supervision import RelevanceSource, supervise, supervision_window
 from nnunet_wsl.relevance import RelevanceSettings, relevance_maps
 
 IMAGES = Path(__file__).parents[1] / "images"
@@ -41,9 +42,10 @@ def main() -> None:
     truth = rasterise(place(ContourSet(["organ"], whole), grid, case="picture"), "organ")
     image = np.where(truth, 120, 70) + np.random.default_rng(0).normal(0, 14, SHAPE_ZYX)
     knowledge = slice_knowledge(drawn_slices(placed, "organ"), SHAPE_ZYX[0], "auto", [OPEN], listed=CLOSED)
-    mask = rasterise(placed, "organ")
+    window = supervision_window(placed, "organ")
+    mask = CroppedMask.of(rasterise(placed, "organ"), window)
     supervision, interpolation = supervise(placed, "organ", mask, knowledge, image[None], between="gated")
-    source = RelevanceSource.of(placed, "organ", contour_voxels(placed, "organ"), knowledge, interpolation)
+    source = RelevanceSource.of(placed, "organ", contour_voxels(placed, "organ"), knowledge, interpolation, window)
     labels = label_map([supervision.inside], [supervision.known])
     settings = RelevanceSettings(sigma_mm=(SIGMA_MM,), cutoff_mm=(3 * SIGMA_MM,))
     (relevance,) = relevance_maps(None, [source.contour_voxels], SPACING_MM_ZYX, settings, shape=SHAPE_ZYX)

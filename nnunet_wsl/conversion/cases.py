@@ -32,7 +32,7 @@ from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotated import read_annotated, slices_within
 from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge, usual_step
 from nnunet_wsl.conversion.between import Gap
-from nnunet_wsl.conversion.cropped import CroppedMask
+from nnunet_wsl.conversion.cropped import CroppedMask, overlap
 from nnunet_wsl.conversion.dataset import (
     MAX_OBJECTS,
     build_dataset,
@@ -57,9 +57,8 @@ from nnunet_wsl.conversion.supervision import (
     ObjectSupervision,
     RelevanceSource,
     exclude_conflicts,
-    overlap,
     supervise,
-    window_of,
+    supervision_window,
     yield_to_drawn,
 )
 from nnunet_wsl.errors import InputError
@@ -389,7 +388,7 @@ def _prepare(
         _check_finite(case.name, content, settings)
     placed = place(content.contours, grid, case=case.name, outside=settings.outside)
     voxels = [contour_voxels(placed, name) for name in placed.objects]
-    windows = [window_of(placed, name, settings.contour_sigma_mm) for name in placed.objects]
+    windows = [supervision_window(placed, name, settings.contour_sigma_mm) for name in placed.objects]
     masks = [
         CroppedMask.of(rasterise(placed, name), window) for name, window in zip(placed.objects, windows, strict=True)
     ]
@@ -417,6 +416,7 @@ def _prepare(
         supervised.append(supervision)
         if settings.relevance != "none":
             source = RelevanceSource.of(placed, name, voxels[k], one, interpolation, mask.window)
+            # The sources of all objects of a large image would not fit into memory.
             source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
     for channel, volume in enumerate(image):
@@ -591,7 +591,7 @@ def _open_slices(placed: PlacedContours, name: str) -> list[int]:
 
 
 def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[CroppedMask], grid: Grid) -> None:
-    shared = overlap(masks)  # there are at most MAX_OBJECTS
+    shared = overlap(masks)
     if not shared.any():
         return
     # Few objects overlap, and where: only there they are compared with each other.

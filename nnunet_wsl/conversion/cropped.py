@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nnunet_wsl.contours import PlacedContours
 
 Window = tuple[slice, slice, slice]
-"""Part of an image: all slices, some rows, some columns."""
+"""Part of an image: all slices, and the rows and columns from a first to behind a last one."""
 
 
 def window_around(placed: PlacedContours, name: str, margin_vox: int) -> Window:
@@ -35,10 +35,9 @@ def window_around(placed: PlacedContours, name: str, margin_vox: int) -> Window:
     if not contours:
         return slice(None), slice(0, 0), slice(0, 0)
     points = np.concatenate(contours)
-    low = np.floor(points.min(axis=0)).astype(int) - margin_vox
-    high = np.ceil(points.max(axis=0)).astype(int) + margin_vox + 1
-    shape = np.array(placed.grid.shape_zyx[1:])
-    low, high = np.clip(low, 0, shape), np.clip(high, 0, shape)
+    shape = placed.grid.shape_zyx[1:]
+    low = np.clip(np.floor(points.min(axis=0)) - margin_vox, 0, shape)
+    high = np.clip(np.ceil(points.max(axis=0)) + margin_vox + 1, 0, shape)
     return slice(None), slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
@@ -65,19 +64,28 @@ class CroppedMask:
 
     @classmethod
     def of(cls, mask: npt.NDArray[np.bool_], window: Window | None = None) -> CroppedMask:
-        """Crop a mask that is False outside a window, by default the smallest one."""
+        """Crop a mask that is False outside a window, by default the smallest one.
+
+        Raises
+        ------
+        ValueError
+            If it is True somewhere outside the window.
+        """
         if window is None:
             y, x = (np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
             rows, columns = ((int(i[0]), int(i[-1]) + 1) if len(i) else (0, 0) for i in (y, x))
             window = slice(None), slice(*rows), slice(*columns)
-        return cls(mask[window].copy(), window, np.zeros(len(mask), np.bool_), mask.shape)
+        values = mask[window].copy()
+        if np.count_nonzero(values) != np.count_nonzero(mask):
+            raise ValueError(f"the mask leaves its window, rows and columns {window[1:]}")
+        return cls(values, window, np.zeros(len(mask), np.bool_), mask.shape)
 
     def with_values(self, values: npt.NDArray[np.bool_]) -> CroppedMask:
         """Return a mask with other values in the window."""
         return CroppedMask(values, self.window, self.elsewhere, self.shape_zyx)
 
     def where(self) -> tuple[Window, npt.NDArray[np.bool_]]:
-        """Return a part of the image that has all voxels that are True, and the mask of this part."""
+        """Return an index of a part of the image that has all voxels that are True, and the mask of this part."""
         if self.elsewhere.any():
             return (slice(None), slice(None), slice(None)), np.asarray(self)
         return self.window, self.values
@@ -88,6 +96,8 @@ class CroppedMask:
 
     def __or__(self, other: CroppedMask) -> CroppedMask:
         """Return the voxels in this mask or another one of the same window."""
+        if self.window != other.window:
+            raise ValueError(f"expected masks of one window, not of {self.window[1:]} and {other.window[1:]}")
         return CroppedMask(self.values | other.values, self.window, self.elsewhere | other.elsewhere, self.shape_zyx)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.bool_]:
@@ -98,3 +108,12 @@ class CroppedMask:
         mask[self.elsewhere] = True
         mask[self.window] = self.values
         return mask if dtype is None else mask.astype(dtype, copy=False)
+
+
+def overlap(masks: Sequence[CroppedMask]) -> npt.NDArray[np.bool_]:
+    """Voxels that are in several masks, shape (z, y, x); of at most 255 masks."""
+    count = np.zeros(tuple(masks[0].shape_zyx), np.uint8)
+    for mask in masks:
+        window, values = mask.where()
+        count[window] += values
+    return np.asarray(count > 1)

@@ -20,7 +20,7 @@ from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert
 from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
 from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.simulation import Simulation
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import check_complete
 
 _LOG = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def convert_masks(
         MaskCase(case, paths, labels_path, values, bool(label_values), simulation, plane)
         for case, (paths, labels_path) in found.items()
     ]
-    _LOG.info("Drawing contours in %d cases with the labels %s.", len(cases), ", ".join(values))
+    _LOG.info("Drawing contours in %s with the labels %s.", counted(len(cases), "case"), ", ".join(values))
     convert_cases(
         target,
         cases,

@@ -16,7 +16,7 @@ from nnunet_wsl.conversion.matching import common_modality, match_series
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
 from nnunet_wsl.conversion.objects import check_rois, match_rois, matching_names, rois_of_all
 from nnunet_wsl.conversion.series import DicomSource, Series, find_dicom
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def convert_rtstruct(
             "All cases are of one patient: no splits_final.json is written, and no validation will be independent."
         )
     labels = tuple(cases[0].sources)
-    _LOG.info("Converting %d cases with the labels %s.", len(cases), ", ".join(labels))
+    _LOG.info("Converting %s with the labels %s.", counted(len(cases), "case"), ", ".join(labels))
     convert_cases(
         target,
         cases,

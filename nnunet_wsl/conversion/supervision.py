@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nnunet_wsl.contours import Grid, PlacedContour, PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
 from nnunet_wsl.conversion.between import MARGIN_VOX, Gap, Interpolation, interpolate
-from nnunet_wsl.conversion.cropped import CroppedMask, Window, window_around
+from nnunet_wsl.conversion.cropped import CroppedMask, Window, overlap, window_around
 from nnunet_wsl.relevance import boundary_voxels, nearest_contour, polyline_distance
 
 Between = Literal["ignore", "gated", "interpolate"]
@@ -34,9 +34,9 @@ class ObjectSupervision:
     Parameters
     ----------
     inside : CroppedMask
-        Voxels that are known to be inside its contours.
+        Voxels that are known to be inside its contours. Without gaps it may be the mask that was given.
     known : CroppedMask
-        Voxels of which it is known whether they are; of the same window.
+        Voxels of which it is known whether they are; of the same window. Without gaps it may be read-only.
     uncertain : CroppedMask or None
         Voxels within the annotator's uncertainty of a contour.
     gaps : tuple of Gap
@@ -179,7 +179,7 @@ class RelevanceSource:
         return confidence
 
 
-def window_of(placed: PlacedContours, name: str, contour_sigma_mm: float = 0.0) -> Window:
+def supervision_window(placed: PlacedContours, name: str, contour_sigma_mm: float = 0.0) -> Window:
     """Window that `supervise` needs the mask of an object in: beyond it, all voxels of a slice are alike."""
     uncertain_vox = int(np.ceil(contour_sigma_mm / placed.grid.spacing_mm_zyx[1:].min()))
     return window_around(placed, name, max(MARGIN_VOX, uncertain_vox))
@@ -204,7 +204,7 @@ def supervise(
     name : str
         The object.
     mask : CroppedMask
-        The inside of its contours, in the window of `window_of`.
+        The inside of its contours, in the window of `supervision_window`.
     knowledge : SliceKnowledge
         On which slices it is known.
     image : ndarray, shape (channel, z, y, x)
@@ -256,15 +256,6 @@ def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[C
             here = conflict[mask.window] & one.inside.values & ~mask.values
             one.inside.values[here] = False
             one.known.values[here] = False
-
-
-def overlap(masks: Sequence[CroppedMask]) -> npt.NDArray[np.bool_]:
-    """Voxels that are in several masks, shape (z, y, x); of at most 255 masks."""
-    count = np.zeros(tuple(masks[0].shape_zyx), np.uint8)
-    for mask in masks:
-        window, values = mask.where()
-        count[window] += values
-    return np.asarray(count > 1)
 
 
 def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[CroppedMask]) -> None:

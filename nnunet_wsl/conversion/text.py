@@ -191,7 +191,7 @@ def convert_text(
         _LOG.warning(
             "All cases are of one patient: no splits_final.json is written, and no validation will be independent."
         )
-    _LOG.info("Converting %d cases with the labels %s.", len(cases), ", ".join(patterns))
+    _LOG.info("Converting %s with the labels %s.", counted(len(cases), "case"), ", ".join(patterns))
     convert_cases(
         target,
         cases,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.evaluation.figures import WORST_CASES, CaseView, draw_distributions, draw_worst_cases, worst_first
 from nnunet_wsl.evaluation.label_maps import CasePair, pair_cases, read_pair
 from nnunet_wsl.evaluation.objects import ScoredLabels
@@ -96,7 +96,7 @@ def evaluate_folders(
         run.write(folder)
         draw_distributions(run, folder / DISTRIBUTIONS_FILE)
         draw_worst_cases(views, folder / WORST_CASES_FILE)
-    _LOG.info("Scored %d cases; wrote %s.", len(run.cases), out)
+    _LOG.info("Scored %s; wrote %s.", counted(len(run.cases), "case"), out)
     return run
 
 

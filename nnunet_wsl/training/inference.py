@@ -266,8 +266,9 @@ def predict_relevance(
     existing = [path for path in (record, *written) if path.exists()]
     if existing and not (continue_prediction or overwrite):
         raise InputError(
-            f"-o '{output}' has {counted(len(existing), 'file')} already, for example '{existing[-1].name}'. Pass "
-            "--continue_prediction to keep them, --overwrite to replace them, or choose another folder."
+            f"-o '{output}' has {counted(len(existing), 'file')} of these names already, for example "
+            f"'{existing[-1].name}'. Pass --continue_prediction to keep them, --overwrite to replace them, or choose "
+            "another folder."
         )
     staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(written if overwrite else ())
     if staying or (existing and not overwrite):

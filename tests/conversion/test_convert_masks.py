@@ -361,16 +361,20 @@ def test_memory_does_not_grow_with_the_number_of_objects_by_whole_masks(tmp_path
         (tmp_path / name).mkdir()
         write_volume(tmp_path / name / "ann.nii.gz", volume, here)
     names = {f"organ {k}": k for k in range(1, num_objects + 1)}
+    options = {
+        "label_values": names,
+        "channels": ("CT",),
+        "simulation": Simulation(every=3),
+        "settings": ConversionSettings(between="gated", relevance="none"),
+        "overwrite": True,
+    }
+    convert(tmp_path, **options)  # compiles
     tracemalloc.start()
-    convert(
-        tmp_path,
-        label_values=names,
-        channels=("CT",),
-        simulation=Simulation(every=3),
-        settings=ConversionSettings(between="gated", relevance="none"),
-    )
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    try:
+        convert(tmp_path, **options)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert peak < num_objects * labels.nbytes
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from conversion.phantom import COLUMNS, RECTANGLE_YX, ROWS, SHAPE_ZYX, SPACING_MM_ZYX, grid
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nnunet_wsl.contours import Contour, ContourSet, contour_voxels, drawn_slices, place, rasterise
-from nnunet_wsl.conversion.annotation import slice_knowledge
+from nnunet_wsl.contours import Contour, ContourSet, Grid, contour_voxels, drawn_slices, place, rasterise
+from nnunet_wsl.conversion.annotation import label_map, slice_knowledge
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.cropped import CroppedMask
 from nnunet_wsl.conversion.supervision import (
@@ -21,7 +21,7 @@ from nnunet_wsl.conversion.supervision import (
     RelevanceSource,
     exclude_conflicts,
     supervise,
-    window_of,
+    supervision_window,
     yield_to_drawn,
 )
 
@@ -41,7 +41,7 @@ def cropped_and_source(closed=(), opened=(), image=FLAT, listed=None, between="i
     ]
     placed = place(ContourSet(["A"], contours), grid(), case="ann")
     knowledge = slice_knowledge(drawn_slices(placed, "A"), SHAPE_ZYX[0], "auto", opened, listed=listed)
-    window = window_of(placed, "A", options.get("contour_sigma_mm", 0))
+    window = supervision_window(placed, "A", options.get("contour_sigma_mm", 0))
     mask = CroppedMask.of(rasterise(placed, "A"), window)
     one, found = supervise(placed, "A", mask, knowledge, image, between=between, **options)
     return one, RelevanceSource.of(placed, "A", contour_voxels(placed, "A"), knowledge, found, window)
@@ -264,6 +264,74 @@ def test_invariants(closed, opened, between, image):
     confidence = confidence_of(source)
     assert (confidence >= 0).all()
     assert (confidence <= 1).all()
+
+
+LARGE_ZYX, LARGE_MM_ZYX = (5, 52, 41), (3.0, 0.7, 1.1)
+"""Large enough for windows that are a part of the image."""
+
+ellipses = st.tuples(
+    st.tuples(st.floats(-6, 58), st.floats(-6, 47)), st.tuples(st.floats(1, 8), st.floats(1, 8)), st.booleans()
+)
+drawings = st.dictionaries(st.integers(0, 4), ellipses, max_size=3)
+
+
+def placed_ellipses(objects):
+    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    large = Grid((3.0, -2.0, 5.0), LARGE_MM_ZYX[::-1], np.eye(3), LARGE_ZYX)
+    contours = []
+    for name, drawn in objects.items():
+        for k, (centre, radii, closed) in drawn.items():
+            points_yx = np.array(centre) + np.array(radii) * np.column_stack([np.sin(angle), np.cos(angle)])
+            contours.append(Contour(name, large.to_mm([(x, y, k) for y, x in points_yx]), closed))
+    return place(ContourSet(list(objects), contours), large, case="large", outside="clip")
+
+
+@settings(max_examples=150)
+@given(
+    objects=st.fixed_dictionaries({"A": drawings, "B": drawings}),
+    between=st.sampled_from(["ignore", "gated", "interpolate"]),
+    sigma_mm=st.sampled_from([0.0, 0.6, 9.0]),
+    listed=st.one_of(st.none(), st.sets(st.integers(0, 4))),
+    resolve=st.sampled_from([exclude_conflicts, yield_to_drawn]),
+)
+def test_the_window_changes_nothing(tmp_path_factory, objects, between, sigma_mm, listed, resolve):
+    """All is as if the window were the image: masks, relevance, confidence, labels; also beside and across borders."""
+    placed = placed_ellipses(objects)
+    image = np.random.default_rng(0).normal(size=(1, *LARGE_ZYX))
+    path = tmp_path_factory.mktemp("source") / "source.npz"
+    in_windows, in_images, masks_in_windows, masks_in_images = [], [], [], []
+    for name in objects:
+        mask = rasterise(placed, name)
+        slices = None if listed is None else sorted(listed)
+        opened = [k for k, (*_, closed) in objects[name].items() if not closed]
+        knowledge = slice_knowledge(drawn_slices(placed, name), LARGE_ZYX[0], "auto", opened, listed=slices)
+        found = []
+        for cropped in (CroppedMask.of(mask, supervision_window(placed, name, sigma_mm)), whole(mask)):
+            one, interpolation = supervise(
+                placed, name, cropped, knowledge, image, between=between, contour_sigma_mm=sigma_mm
+            )
+            source = RelevanceSource.of(
+                placed, name, contour_voxels(placed, name), knowledge, interpolation, cropped.window
+            )
+            source.save(path)
+            found.append((cropped, one, RelevanceSource.load(path)))
+        (cropped, here, source), (uncropped, there, expected) = found
+        assert here.gaps == there.gaps
+        for attribute in ("inside", "known", "uncertain"):
+            if sigma_mm or attribute != "uncertain":
+                np.testing.assert_array_equal(getattr(here, attribute), getattr(there, attribute))
+        np.testing.assert_array_equal(source.contour_voxels, expected.contour_voxels)
+        np.testing.assert_array_equal(source.ends, expected.ends)
+        np.testing.assert_array_equal(*(one.confidence_map(LARGE_ZYX, LARGE_MM_ZYX, 2.0) for one in (source, expected)))
+        in_windows.append(here)
+        in_images.append(there)
+        masks_in_windows.append(cropped)
+        masks_in_images.append(uncropped)
+    resolve(in_windows, masks_in_windows)
+    resolve(in_images, masks_in_images)
+    np.testing.assert_array_equal(
+        *(label_map([one.inside for one in found], [one.known for one in found]) for found in (in_windows, in_images))
+    )
 
 
 def test_saved_and_read_back(tmp_path):
