@@ -8,7 +8,7 @@ the training process, so that its whole cost is in the step. The loader alone ru
 worker processes, draws the same patches and augmentations for both, and is measured in CPU time, which other load on
 the machine disturbs less. With ``--loaded`` the batches are loaded beforehand, as on a GPU with enough worker
 processes. Results go to ``training_step_relevanceR_labelsL.json`` beside this script, with ``_confidence`` behind if
-the dataset has confidence channels too, and the device behind if it is not the CPU.
+the dataset has confidence channels too, ``_loaded`` with that option, and the device if it is not the CPU.
 """
 
 from __future__ import annotations
@@ -199,7 +199,8 @@ def main() -> None:
             "device": torch.cuda.get_device_name() if device.type == "cuda" else args.device,
         },
     }
-    suffix = ("_confidence" if args.confidence else "") + ("" if device.type == "cpu" else f"_{device.type}")
+    suffix = ("_confidence" if args.confidence else "") + ("_loaded" if args.loaded else "")
+    suffix += "" if device.type == "cpu" else f"_{device.type}"
     path = Path(__file__).with_name(f"training_step_relevance{args.relevance}_labels{labels}{suffix}.json")
     path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from study import (
     seeds_of,
     shrink,
     train,
+    write_changed,
 )
 
 from nnunet_wsl.conversion import convert_masks
@@ -188,7 +190,7 @@ def main(data_set: DataSet, description: str) -> None:
 
     arms, share_drawn = {}, {}
     for name in args.arms:
-        if all((name, seed) in recorded for seed in budget.seeds):
+        if all("scores" in recorded.get((name, seed), {}) for seed in budget.seeds):
             continue
         dataset = dataset_of(name)
         _prepare(work, data_set, name, training, validation)
@@ -200,49 +202,45 @@ def main(data_set: DataSet, description: str) -> None:
         arms[name] = Arm(title_of(name), METHODS[ARMS[name][1]].trainer, dataset)
         share_drawn[name] = _share_drawn(work, data_set, dataset, training)
 
-    if args.parallel > 1 and not args.finished_only:
-        missing = [(arm, seed) for seed in budget.seeds for name, arm in arms.items() if (name, seed) not in recorded]
-        with ThreadPoolExecutor(args.parallel) as pool:
-            list(pool.map(lambda one: train(work, one[0], budget, one[1]), missing))
-
-    runs: list[dict[str, Any]] = []
-    for seed in budget.seeds:
-        for name in args.arms:
-            if (name, seed) in recorded:
-                runs.append(recorded[name, seed])
-                continue
-            arm = arms[name]
-            if args.finished_only and not is_trained(work, arm, budget, seed):
-                continue
-            fold = train(work, arm, budget, seed)
+    wanted = list(product(budget.seeds, args.arms))
+    runs = {(seed, name): recorded[name, seed] for seed, name in wanted if (name, seed) in recorded}
+    missing = [(seed, name) for seed, name in wanted if "scores" not in runs.get((seed, name), {})]
+    if args.finished_only:
+        missing = [(seed, name) for seed, name in missing if is_trained(work, arms[name], budget, seed)]
+    pool = ThreadPoolExecutor(args.parallel)
+    try:
+        trained = {(seed, name): pool.submit(train, work, arms[name], budget, seed) for seed, name in missing}
+        for (seed, name), fold_of in trained.items():
+            fold, arm = fold_of.result(), arms[name]
             scores = _score(work, fold, data_set, role, mirror=args.mirror, device=args.device)
             curves, seconds_per_epoch = collect_curves(fold)
-            runs.append(
-                {
-                    "arm": name,
-                    "title": arm.name,
-                    "trainer": arm.trainer,
-                    "share_drawn": share_drawn[name],
-                    "seed": seed,
-                    "scores": scores,
-                    "curves": curves,
-                    "median_seconds_per_epoch": seconds_per_epoch,
-                }
-            )
+            runs[seed, name] = {
+                "arm": name,
+                "title": arm.name,
+                "trainer": arm.trainer,
+                "share_drawn": share_drawn[name],
+                "seed": seed,
+                "scores": scores,
+                "curves": curves,
+                "median_seconds_per_epoch": seconds_per_epoch,
+            }
             print(f"{name}, seed {seed}: " + ", ".join(f"{m} {mean_score(scores[m]):.3f}" for m in scores), flush=True)
-            _save(args, command, budget, runs, notes)
-    _save(args, command, budget, runs, notes)
+            _save(args, command, budget, [runs[key] for key in wanted if key in runs], notes)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    _save(args, command, budget, [runs[key] for key in wanted if key in runs], notes)
 
 
 def _save(
     args: argparse.Namespace, command: str, budget: Budget, runs: list[dict[str, Any]], notes: dict[str, Any]
 ) -> None:
     """Compare the arms that are there, and write everything."""
-    done = {run["arm"] for run in runs}
+    scored = [run for run in runs if "scores" in run]
+    done = {run["arm"] for run in scored}
     comparisons = [
-        compare(runs, *pair, metric)
+        compare(scored, *pair, metric)
         for pair in pairs([arm for arm in args.arms if arm in done])
-        if seeds_of(runs, pair[0]) & seeds_of(runs, pair[1])
+        if seeds_of(scored, pair[0]) & seeds_of(scored, pair[1])
         for metric in SCORES.values()
     ]
     save(args.name, command, budget, runs, notes | {"comparisons": comparisons})
@@ -302,9 +300,7 @@ def _prepare(work: Path, data_set: DataSet, arm: str, training: list[str], valid
         )
     plan(work, dataset, data_set.configuration, data_set.spacing_mm_zyx)
     splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
-    content = json.dumps([{"train": sorted(training), "val": sorted(validation)}])
-    if not splits.exists() or splits.read_text() != content:  # trainings beside this one read it
-        splits.write_text(content)
+    write_changed(splits, json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
 
 
 def _share_drawn(work: Path, data_set: DataSet, dataset: str, training: list[str]) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from arms import ARMS, BETWEEN, METHODS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from study import pooled, seed_means
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,12 +104,11 @@ def curves(study: dict[str, Any], path: Path) -> None:
         logged = [r["curves"] for r in study["runs"] if r["arm"] == arm]
         # Without relevance supervision the whole loss is the second difference.
         losses = [c.get("train_second_difference", c["train_losses"]) for c in logged]
-        for axes, lines_of in ((loss, losses), (dice, [c["mean_fg_dice"] for c in logged])):
-            values = np.array(list(zip(*lines_of, strict=False))).T  # to where all seeds are
-            epochs = np.arange(1, values.shape[1] + 1)
-            axes.plot(epochs, values.mean(0), style, color=colour, linewidth=2, label=title_of(run))
-            if len(values) > 1:
-                axes.plot(epochs, values.T, color=colour, linewidth=0.5, alpha=0.6)
+        for axes, of_seeds in ((loss, losses), (dice, [c["mean_fg_dice"] for c in logged])):
+            mean = _mean_curve(of_seeds)
+            axes.plot(range(1, len(mean) + 1), mean, style, color=colour, linewidth=2, label=title_of(run))
+            for values in of_seeds if len(of_seeds) > 1 else ():
+                axes.plot(range(1, len(values) + 1), values, color=colour, linewidth=0.5, alpha=0.6)
     loss.set_title("second difference (mask loss), training patches")
     dice.set_title("pseudo Dice, supervised voxels of validation patches")
     for axes in (loss, dice):
@@ -116,6 +116,11 @@ def curves(study: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.legend(*dice.get_legend_handles_labels(), loc="outside right center", fontsize=7)
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _mean_curve(of_seeds: list[list[float]]) -> NDArray[np.float64]:
+    """The mean over the seeds, to where all of them are."""
+    return np.array([np.mean(values) for values in zip(*of_seeds, strict=False)])
 
 
 def effort(study: dict[str, Any], path: Path) -> None:
@@ -208,10 +213,7 @@ def speed(study: dict[str, Any], faster: str, stock: str) -> str:
         for arm in (faster, stock)
     }
     seeds = sorted(curves_of[faster].keys() & curves_of[stock].keys())
-    mean = {
-        arm: np.mean(list(zip(*(of_seed[seed] for seed in seeds), strict=False)), axis=1)
-        for arm, of_seed in curves_of.items()
-    }
+    mean = {arm: _mean_curve([of_seed[seed] for seed in seeds]) for arm, of_seed in curves_of.items()}
     final = mean[stock][-1]
     first = {arm: np.flatnonzero(curve >= final) + 1 for arm, curve in mean.items()}
     titles = {arm: title_of(run) for arm, run in arms_of(study).items()}
@@ -246,8 +248,8 @@ def section(path: Path) -> str:
     if study.get("comparisons"):
         lines += ["", comparisons(study)]
     # Pseudo Dice is that of validation patches: it can be compared between trainings that see patches of one kind.
-    # nnU-Net's own patches of hippocampi are as large as the images: those of both kinds are nearly the same.
-    stock_of_wsl = "dense-stock" if study["study"] == "hippocampus_gpu" else "dense-in-image"
+    # The patches that nnU-Net plans for its own network are as large as hippocampi: both kinds are nearly the same.
+    stock_of_wsl = "dense-stock" if study["network"]["features"] == "planned" else "dense-in-image"
     for stock, faster in (("dense-stock", "dense-wsl-stock-patches"), (stock_of_wsl, "dense-wsl")):
         if {stock, faster} <= arms_of(study).keys():
             lines += ["", speed(study, faster, stock)]

@@ -23,6 +23,7 @@ import torch
 
 from nnunet_wsl.cores import usable_cores
 from nnunet_wsl.evaluation import bootstrap_interval, paired_p_value
+from nnunet_wsl.files import replacing
 from nnunet_wsl.training.precision import bfloat16_on_cpu
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +172,14 @@ def shrink(
             architecture[key] = architecture[key][:stages]
         architecture["n_conv_per_stage_decoder"] = architecture["n_conv_per_stage_decoder"][: stages - 1]
     plans["configurations"][configuration] = small
-    path.write_text(json.dumps(plans, indent=4))
+    write_changed(path, json.dumps(plans, indent=4))
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file in one step, if that changes it: trainings beside this process read it."""
+    if not path.exists() or path.read_text() != text:
+        with replacing(path) as partial:
+            partial.write_text(text)
 
 
 def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
@@ -282,7 +290,7 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
         "hardware": {
             "machine": platform.machine(),
             "cores": usable_cores(),
-            "device": torch.cuda.get_device_name() if budget.device == "cuda" else budget.device,
+            "device": _device_name(budget.device),
         },
         "precision": precision(budget.device),
         **notes,
@@ -290,12 +298,13 @@ def save(name: str, command: str, budget: Budget, runs: list[dict[str, Any]], no
     head = json.dumps(content, indent=1).removesuffix("\n}")
     # One line per run: scores of all cases on lines of their own would fill a book.
     lines = ",\n  ".join(json.dumps(run) for run in runs)
-    path.write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
+    with replacing(path) as partial:
+        partial.write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
     return path
 
 
 def recorded_runs(name: str, budget: Budget, notes: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Trainings that the results of a study hold, by arm and seed.
+    """Trainings that the results of a study hold, by arm and seed; those that were cut off have no scores.
 
     Raises
     ------
@@ -305,7 +314,7 @@ def recorded_runs(name: str, budget: Budget, notes: dict[str, Any]) -> dict[tupl
     path = RESULTS / f"{name}.json"
     recorded = json.loads(path.read_text())
     _check_same(path, recorded, budget, notes)
-    return {(run["arm"], run["seed"]): run for run in recorded["runs"] if "scores" in run}
+    return {(run["arm"], run["seed"]): run for run in recorded["runs"]}
 
 
 def claim(work: Path, budget: Budget, notes: dict[str, Any]) -> None:
@@ -340,9 +349,15 @@ def _check_same(path: Path, recorded: dict[str, Any], budget: Budget, notes: dic
 
 def precision(device: str) -> str:
     """Precision of the network in training, which the CPU decides: see ``nnunet_wsl.training.precision``."""
-    if device == "cpu":
+    kind = torch.device(device).type
+    if kind == "cpu":
         return "bfloat16" if bfloat16_on_cpu() else "float32"
-    return "float16" if device == "cuda" else "float32"
+    return "float16" if kind == "cuda" else "float32"
+
+
+def _device_name(device: str) -> str:
+    is_there = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_name(device) if is_there else device
 
 
 def _versions() -> dict[str, str]:
