@@ -308,7 +308,7 @@ class Series:
             other = [image_slice for image_slice in self.slices if not same(image_slice, first)]
             if other:
                 problems.append(
-                    f"mixed {what}: {len(other)} files, the first '{self._file(other[0])}', differ from "
+                    f"mixed {what}: {counted(len(other), 'file')}, the first '{self._file(other[0])}', differ from "
                     f"'{self._file(first)}'; expected one {what}. {remedy}"
                 )
         return problems

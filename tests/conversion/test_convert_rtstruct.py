@@ -887,7 +887,7 @@ def test_cases_of_different_modalities(source, raw):
     write_patient(source / "ann")
     write_patient(source / "bob", modality="CT")
     problem = only_problem_of(source, raw)
-    assert "MR (1 cases), CT (1 cases)" in problem
+    assert "MR (1 case), CT (1 case)" in problem
     assert "--modality" in problem
 
 

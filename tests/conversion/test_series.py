@@ -158,9 +158,9 @@ def test_all_slices_in_one_place(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), "mixed orientation: 1 files"),
-        (lambda d: setattr(d, "PixelSpacing", [0.7, 1.2]), "mixed pixel spacing: 1 files"),
-        (lambda d: (setattr(d, "Rows", 6), setattr(d, "Columns", 12)), "mixed matrix size: 1 files"),
+        (lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), "mixed orientation: 1 file"),
+        (lambda d: setattr(d, "PixelSpacing", [0.7, 1.2]), "mixed pixel spacing: 1 file"),
+        (lambda d: (setattr(d, "Rows", 6), setattr(d, "Columns", 12)), "mixed matrix size: 1 file"),
         (lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3"), "its slices are in 2 frames of reference"),
         (lambda d: delattr(d, "ImagePositionPatient"), "'image/slice002.dcm' has no valid ImagePositionPatient"),
         (lambda d: setattr(d, "PixelSpacing", [0, 0]), "'image/slice002.dcm' has no valid PixelSpacing"),
