@@ -123,6 +123,11 @@ def _mean_curve(of_seeds: list[list[float]]) -> NDArray[np.float64]:
     return np.array([np.mean(values) for values in zip(*of_seeds, strict=False)])
 
 
+def _is_of_effort(arm: str) -> bool:
+    """Whether nothing but the number of slices makes the annotation less than dense."""
+    return ARMS[arm][0].startswith(("dense", "every"))
+
+
 def effort(study: dict[str, Any], path: Path) -> None:
     """Dice of the test cases against the share of the slices that was drawn: one line per supervision and method."""
     figure = Figure(figsize=(8.5, 4.2), layout="constrained")
@@ -132,7 +137,7 @@ def effort(study: dict[str, Any], path: Path) -> None:
     points = {
         arm: (100 * run["share_drawn"], np.array(list(seed_means(study["runs"], arm, "dice").values())))
         for arm, run in arms.items()
-        if ARMS[arm][0].startswith(("dense", "every"))
+        if _is_of_effort(arm)
     }
     for between, colour in zip(BETWEEN, ("#d9480f", "#0a6cff", "#2b8a3e"), strict=True):
         for method, style in (("stock", "s--"), ("wsl-stock-patches", "^:"), ("wsl", "o-")):
@@ -253,7 +258,7 @@ def section(path: Path) -> str:
     for stock, faster in (("dense-stock", "dense-wsl-stock-patches"), (stock_of_wsl, "dense-wsl")):
         if {stock, faster} <= arms_of(study).keys():
             lines += ["", speed(study, faster, stock)]
-    if len({run["share_drawn"] for run in study["runs"]}) > 1:
+    if len({run["share_drawn"] for run in scored(study)["runs"] if _is_of_effort(run["arm"])}) > 1:
         picture = DOCS / "images" / f"evidence_{path.stem}_effort.png"
         effort(scored(study), picture)
         lines += ["", f"![Dice against the share of slices drawn](images/{picture.name})"]
