@@ -30,9 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
-import torch
 from arms import ARMS, LABELLINGS, MAIN_ARMS, METHODS, dataset_of, pairs, settings_of, title_of
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from study import (
     Arm,
     Budget,
@@ -40,9 +38,11 @@ from study import (
     collect_curves,
     compare,
     environment,
+    evaluate,
     is_trained,
     mean_score,
     plan,
+    predict,
     recorded_runs,
     save,
     seeds_of,
@@ -52,7 +52,6 @@ from study import (
 )
 
 from nnunet_wsl.conversion import convert_masks
-from nnunet_wsl.evaluation import evaluate_folders
 
 SPLIT_SEED = 4
 SCORES = {"Dice": "dice", "NSD": "nsd", "HD95_mm": "hd95_mm", "ASSD_mm": "assd_mm"}
@@ -209,10 +208,13 @@ def main(data_set: DataSet, description: str) -> None:
         missing = [(seed, name) for seed, name in missing if is_trained(work, arms[name], budget, seed)]
     pool = ThreadPoolExecutor(args.parallel)
     try:
-        trained = {(seed, name): pool.submit(train, work, arms[name], budget, seed) for seed, name in missing}
+        trained = {
+            (seed, name): pool.submit(_train_and_score, work, arms[name], budget, seed, data_set, role, args.mirror)
+            for seed, name in missing
+        }
         for (seed, name), fold_of in trained.items():
             fold, arm = fold_of.result(), arms[name]
-            scores = _score(work, fold, data_set, role, mirror=args.mirror, device=args.device)
+            scores = _read_scores(fold / role / "scores" / "summary.json")
             curves, seconds_per_epoch = collect_curves(fold)
             runs[seed, name] = {
                 "arm": name,
@@ -314,30 +316,25 @@ def _share_drawn(work: Path, data_set: DataSet, dataset: str, training: list[str
     return round(drawn / shown, 4)
 
 
-def _score(
-    work: Path, fold: Path, data_set: DataSet, role: str, *, mirror: bool, device: str
-) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Predict and score the cases of one role, once; by metric, case and label."""
+def _train_and_score(
+    work: Path, arm: Arm, budget: Budget, seed: int, data_set: DataSet, role: str, mirror: bool
+) -> Path:
+    """Train, then predict and score the cases of one role, each once; return the fold's folder."""
+    fold = train(work, arm, budget, seed)
     predictions = fold / role
-    summary = predictions / "scores" / "summary.json"
-    if not summary.exists():
-        predictions.mkdir(exist_ok=True)
-        predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device(device), allow_tqdm=False)
-        predictor.initialize_from_trained_model_folder(str(fold.parent), (fold.name.removeprefix("fold_"),))
-        images = str(work / role / "images")
-        predictor.predict_from_files_sequential(images, str(predictions), overwrite=False)
+    if not (predictions / "scores" / "summary.json").exists():
+        predict(work, arm, budget, seed, work / role / "images", predictions, mirror=mirror)
         # The truth is dense, whatever the model was trained on.
         dataset_json = predictions / "truth.json"
         dataset_json.write_text(
             json.dumps({"labels": {"background": 0, **data_set.labels}, "file_ending": FILE_ENDING})
         )
-        evaluate_folders(
-            predictions,
-            work / role / "labels",
-            predictions / "scores",
-            dataset_json=dataset_json,
-            tolerances_mm={None: data_set.tolerance_mm},
-        )
+        evaluate(work, arm, seed, predictions, work / role / "labels", dataset_json, data_set.tolerance_mm)
+    return fold
+
+
+def _read_scores(summary: Path) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Read what was scored, by metric, case and label."""
     content = json.loads(summary.read_text())
     scores: dict[str, dict[str, dict[str, float | None]]] = {m: {} for m in (*SCORES.values(), "volume_ratio")}
     for case in content["metric_per_case"]:

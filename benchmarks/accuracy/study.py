@@ -188,9 +188,8 @@ def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
     command = ["nnUNetv2_train", arm.dataset, budget.configuration, str(budget.fold), "-tr", arm.trainer]
     command += ["-device", budget.device]
     if not is_trained(work, arm, budget, seed):
-        log = work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
         resume = ["--c"] if list(fold.glob("checkpoint_*.pth")) else []
-        run(command + resume, environment(work, budget, seed), log)
+        run(command + resume, environment(work, budget, seed), _log(work, arm, seed))
         (fold / _TRAINED).touch()
     return fold
 
@@ -198,6 +197,28 @@ def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
 def is_trained(work: Path, arm: Arm, budget: Budget, seed: int) -> bool:
     """Whether there is nothing left to train."""
     return (_fold(work, arm, budget, seed) / _TRAINED).exists()
+
+
+def predict(work: Path, arm: Arm, budget: Budget, seed: int, images: Path, predictions: Path, *, mirror: bool) -> None:
+    """Predict the images that were not predicted yet, with the last checkpoint of one training."""
+    command = ["nnUNetv2_predict", "-i", str(images), "-o", str(predictions), "-d", arm.dataset, "-tr", arm.trainer]
+    command += ["-c", budget.configuration, "-f", str(budget.fold), "-device", budget.device]
+    command += ["-npp", "1", "-nps", "1", "--disable_progress_bar", "--continue_prediction"]
+    run(command + ([] if mirror else ["--disable_tta"]), environment(work, budget, seed), _log(work, arm, seed))
+
+
+def evaluate(
+    work: Path, arm: Arm, seed: int, predictions: Path, labels: Path, dataset_json: Path, tolerance_mm: float
+) -> None:
+    """Score predictions with ``nnunet_wsl evaluate``, into their folder ``scores``."""
+    command = ["nnunet_wsl", "evaluate", "--pred", str(predictions), "--ref", str(labels)]
+    command += ["--out", str(predictions / "scores"), "--dataset-json", str(dataset_json)]
+    command += ["--tolerance-mm", str(tolerance_mm), "--jobs", "1"]
+    run(command, environment(work), _log(work, arm, seed))
+
+
+def _log(work: Path, arm: Arm, seed: int) -> Path:
+    return work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
 
 
 def _fold(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:

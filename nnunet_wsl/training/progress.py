@@ -12,6 +12,9 @@ from PIL import Image
 
 from nnunet_wsl.files import replacing
 
+_INCHES, _DPI = (30, 18), 100
+"""As wide as nnU-Net's panels, and as high as one of them."""
+
 
 def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Append a panel with the first and second difference per epoch below an existing PNG.
@@ -25,7 +28,7 @@ def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, S
     """
     with Image.open(path) as progress:
         stock = progress.convert("RGB")
-    figure, axes = plt.subplots(figsize=(30, 18))
+    figure, axes = plt.subplots(figsize=_INCHES)
     second_axes = axes.twinx()
     for split, colour in (("train", "b"), ("val", "r")):
         for name, target, style in (("first", axes, "-"), ("second", second_axes, "dotted")):
@@ -45,12 +48,12 @@ def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, S
     axes.legend(loc=(0, 1))
     second_axes.legend(loc=(0.35, 1))
     figure.tight_layout()
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    pixels = BytesIO()
+    figure.savefig(pixels, format="rgba", dpi=_DPI)
     plt.close(figure)
-    with Image.open(buffer) as panel:
-        combined = Image.new("RGB", (stock.width, stock.height + panel.height), "white")
-        combined.paste(stock, (0, 0))
-        combined.paste(panel.convert("RGB"), (0, stock.height))
+    panel = Image.frombytes("RGBA", (_INCHES[0] * _DPI, _INCHES[1] * _DPI), pixels.getvalue()).convert("RGB")
+    combined = Image.new("RGB", (stock.width, stock.height + panel.height), "white")
+    combined.paste(stock, (0, 0))
+    combined.paste(panel, (0, stock.height))
     with replacing(path) as partial:
-        combined.save(partial, format="png")
+        combined.save(partial, format="png", compress_level=1)  # a third faster: this is done in every epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -262,24 +263,25 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             super().save_checkpoint(filename)
             return
         assert self.relevance_head is not None
-        # nnU-Net writes a file, not a dict: complete that file, then move it into place in one step.
-        partial, complete = Path(f"{filename}.partial"), Path(f"{filename}.complete")
+        # nnU-Net writes a checkpoint, it does not return one: let it write to memory, and complete that.
+        written = BytesIO()
+        super().save_checkpoint(written)
+        written.seek(0)
+        checkpoint = torch.load(written, map_location="cpu", weights_only=False)
+        checkpoint["trainer_name"] = self._stock_trainer_name()
+        checkpoint["relevance_head"] = {
+            "objects": self.relevance_objects,
+            # As all else in it: nnU-Net's -pretrained_weights loads a checkpoint to where it was saved from.
+            "weights": {name: rows.cpu() for name, rows in self.relevance_head.state_dict().items()},
+        }
+        # Moved into place in one step. Its name is always the same, so that the next one replaces what a kill leaves.
+        partial = Path(f"{filename}.partial")
         try:
-            super().save_checkpoint(str(partial))
-            # Not mapped into memory: Windows does not remove a file that is.
-            checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
-            checkpoint["trainer_name"] = self._stock_trainer_name()
-            checkpoint["relevance_head"] = {
-                "objects": self.relevance_objects,
-                # As all else in it: nnU-Net's -pretrained_weights loads a checkpoint to where it was saved from.
-                "weights": {name: rows.cpu() for name, rows in self.relevance_head.state_dict().items()},
-            }
             # Without numpy's numbers torch loads it as weights only, which some of nnU-Net's trainers ask of it.
-            torch.save(_plain(checkpoint), complete)
-            complete.replace(filename)
+            torch.save(_plain(checkpoint), partial)
+            partial.replace(filename)
         finally:
-            for leftover in (partial, complete):
-                leftover.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def _stock_trainer_name(cls) -> str:

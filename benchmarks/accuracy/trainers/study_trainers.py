@@ -30,7 +30,9 @@ class Study(nnUNetTrainer):  # type: ignore[misc]
         self.num_epochs = int(os.environ["STUDY_EPOCHS"])
         self.num_iterations_per_epoch = int(os.environ["STUDY_ITERATIONS_PER_EPOCH"])
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
-        self.save_every = 1
+        # Short epochs would be spent on saving: one of the first tenth is lost at most, and nothing reads the best.
+        self.save_every = max(1, self.num_epochs // 10)
+        self._best_ema = float("inf")
         seed = int(os.environ["STUDY_SEED"])
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loader draws from it
