@@ -29,6 +29,7 @@ _UNCERTAINTY_PER_VOXEL = 0.13
 _UNCERTAINTY_PER_CHANGE = 0.045
 _UNCERTAINTY_PER_CHANGE_AT_ENDS = 0.13  # on the same, and every 8th slice, all drawn from any slice of the image on
 _UNCERTAINTY_PER_SHIFT = 0.035
+_UNCERTAINTY_PER_BULGE = 0.5  # not fitted: objects that end abruptly do not narrow towards their end
 _IMAGE_WEIGHT = 0.66
 
 _DEPTHS_TO_ABSENCE = np.float32(1.5)
@@ -166,8 +167,9 @@ def interpolate(
     and narrows ever faster towards it, as rounded ends do. Between two slices without the object nothing is said.
 
     Uncertainty. Along the path from slice to slice the contour's position is sure to a part of a voxel, plus a part of
-    how far the two slices differ at this voxel, a larger one where the object ends, plus a part of the shift; the
-    distance of the slices adds nothing to these. S over this uncertainty is the logarithm of the odds of being inside.
+    how far the two slices differ at this voxel, a larger one where the object ends, plus a part of the shift, plus half
+    of what a slice without the object beyond the two changes in S; the distance of the slices adds nothing to these.
+    S over this uncertainty is the logarithm of the odds of being inside.
 
     Image. Intensities within a few voxels of the contours on the two known slices, in a Gaussian window around the
     voxel, give a normal distribution for inside and one for outside. The logarithm of their ratio at the voxel's own
@@ -380,6 +382,11 @@ def _odds_between(
     sure_mm = _UNCERTAINTY_PER_VOXEL * shapes.voxel_mm + _UNCERTAINTY_PER_SHIFT * shift_mm
     per_change = _UNCERTAINTY_PER_CHANGE if knots.shows[ends].all() else _UNCERTAINTY_PER_CHANGE_AT_ENDS
     uncertainty_mm = np.float32(sure_mm) + np.float32(per_change) * change_mm
+    if knots.shows[ends].all() and not knots.shows.all():
+        shown = np.flatnonzero(knots.shows)
+        weights = _spline_weights(tuple((knots.slices[shown] - first).tolist()), last - first)
+        bulge_mm = estimate_mm - np.einsum("nk,nkyx->nyx", weights.astype(np.float32), moved_mm[:, shown])
+        uncertainty_mm += np.float32(_UNCERTAINTY_PER_BULGE) * np.abs(bulge_mm)
 
     odds = estimate_mm / uncertainty_mm
     if len(image):
