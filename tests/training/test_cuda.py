@@ -30,6 +30,8 @@ def voxels(path):
 @pytest.mark.parametrize("labels", ["labels", "regions and ignore"])
 def test_train_go_on_and_predict(tiny, nnunet, monkeypatch, labels, configuration, compiled):
     monkeypatch.setenv("nnUNet_compile", compiled)
+    # nnU-Net's command calls it, which works once in a process.
+    monkeypatch.setattr(torch, "set_num_interop_threads", lambda _: None)
     folder = tiny(labels)
     arguments = (801, configuration, 0, "-tr", "TinyWSLTwoEpochs", "-device", "cuda")
     nnunet("train", *arguments)
