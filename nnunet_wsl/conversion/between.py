@@ -331,7 +331,7 @@ class _Knots:
     Parameters
     ----------
     slices : ndarray of int, shape (K,)
-        Ascending.
+        Ascending. One without the object, beyond those that bound the gap, is no nearer to them than they to each other.
     shapes : ndarray of int, shape (K,)
         Which of the slices that show the object; for a slice without the object, the one next to it.
     shows : ndarray of bool, shape (K,)
@@ -356,7 +356,13 @@ class _Knots:
         shapes = np.cumsum(shows)[knots] - 1
         if not shows[knots[0]]:
             shapes[0] = shapes[1]
-        return cls(slices[knots], shapes, shows[knots], knots.index(i))
+        at, before, length = slices[knots], knots.index(i), slices[i + 1] - slices[i]
+        # An object that ends right behind a slice ends abruptly: that says little about its course before.
+        if before > 0 and not shows[knots[0]]:
+            at[0] = min(at[0], at[1] - length)
+        if before + 2 < len(knots) and not shows[knots[-1]]:
+            at[-1] = max(at[-1], at[-2] + length)
+        return cls(at, shapes, shows[knots], before)
 
 
 def _odds_between(
