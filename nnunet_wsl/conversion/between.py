@@ -331,7 +331,7 @@ class _Knots:
     Parameters
     ----------
     slices : ndarray of int, shape (K,)
-        Ascending. One without the object, beyond those that bound the gap, is no nearer to them than they to each other.
+        Ascending. One without the object, beyond those that bound the gap, is at least as far off as the gap is long.
     shapes : ndarray of int, shape (K,)
         Which of the slices that show the object; for a slice without the object, the one next to it.
     shows : ndarray of bool, shape (K,)
