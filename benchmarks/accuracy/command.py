@@ -263,7 +263,10 @@ def _network_text(args: argparse.Namespace, data_set: DataSet) -> str:
         changes.append("AdamW at 0.001 as in nnUNetTrainerAdam1en3")
     if not args.mirror:
         changes.append("no mirroring in prediction")
-    return f"Other than nnU-Net's own: {'; '.join(changes)}." if changes else "All settings are nnU-Net's own."
+    if changes:
+        return f"Other than nnU-Net's own: {'; '.join(changes)}."
+    is_whole = (args.epochs, args.iterations) == (1000, 250)
+    return "All settings are nnU-Net's own." if is_whole else "All settings but the length are nnU-Net's own."
 
 
 def _options(argv: list[str], args: argparse.Namespace) -> list[str]:
