@@ -32,6 +32,9 @@ _UNCERTAINTY_PER_SHIFT = 0.035
 _UNCERTAINTY_PER_BULGE = 0.5  # not fitted: objects that end abruptly do not narrow towards their end
 _IMAGE_WEIGHT = 0.66
 
+_LARGEST_BULGE_VOX = 4.0
+"""How far the end of an object beyond two slices may widen it between them: half of the margin around it."""
+
 _DEPTHS_TO_ABSENCE = np.float32(1.5)
 """How much lower a slice without the object is than the one beside it, in depths of that one: 1 would let the object
 end at that slice, 2 half way. On the same hippocampi and on ellipsoids the volume is right in between."""
@@ -74,8 +77,8 @@ class Gap:
     shift_mm : float
         How far the object moves within the plane from one to the other.
     change_mm : float
-        How far apart the two contours are when the shift is undone; mean along the interpolated contour. The depth of
-        the one, if the other slice does not show the object.
+        How far apart the two contours are when the shift is undone; mean along the interpolated contour. One to one and
+        a half times the depth of the one, if the other slice does not show the object.
     uncertainty_mm : float
         Of the interpolated contour's position: the scale of a logistic distribution; mean along the contour.
     """
@@ -162,14 +165,17 @@ def interpolate(
     from a natural cubic spline through up to two known slices on either side [1]_, each moved along the path of the
     centroids; where moving would make neighbouring masks overlap less, as when one of two parts ends, they stay. S
     is cut off below at minus the depth of the deeper of the two slices: a part that the other slice does not have ends
-    about half way, however far away that slice's other parts are; on the slices beyond, at twice that. A slice without
-    the object counts as the one beside it, less one and a half times its depth: the object ends two thirds of the way,
-    and narrows ever faster towards it, as rounded ends do. Between two slices without the object nothing is said.
+    about half way, however far away that slice's other parts are.
+
+    Ends. A slice without the object counts as the one beside it, less one and a half times the depth of each part: it
+    ends about two thirds of the way. So between the last two slices that show the object it is wider than without that,
+    by a few voxels at most, as objects with rounded ends are. That is left out if the slice without the object is nearer
+    to them than they are to each other. Between two slices without the object nothing is said.
 
     Uncertainty. Along the path from slice to slice the contour's position is sure to a part of a voxel, plus a part of
     how far the two slices differ at this voxel, a larger one where the object ends, plus a part of the shift, plus half
-    of what a slice without the object beyond the two changes in S; the distance of the slices adds nothing to these.
-    S over this uncertainty is the logarithm of the odds of being inside.
+    of how much wider a slice without the object beyond the two makes it, for it may end abruptly; the distance of the
+    slices adds nothing to these. S over this uncertainty is the logarithm of the odds of being inside.
 
     Image. Intensities within a few voxels of the contours on the two known slices, in a Gaussian window around the
     voxel, give a normal distribution for inside and one for outside. The logarithm of their ratio at the voxel's own
@@ -345,24 +351,23 @@ class _Knots:
     shows: NDArray[np.bool_]
     before: int
 
+    def weights(self, some: slice | NDArray[np.int64], first: int, last: int) -> Float32:
+        """Weights (n, K) of some knots on the slices between two."""
+        return _spline_weights(tuple((self.slices[some] - first).tolist()), last - first)
+
     @classmethod
     def of(cls, slices: NDArray[np.int64], shows: NDArray[np.bool_], i: int) -> _Knots:
         """Choose the knots of the gap after the known slice number i."""
-        knots = [i, i + 1]
-        if shows[i] and i > 0:
+        knots, length = [i, i + 1], slices[i + 1] - slices[i]
+        # Where an object is absent right behind a slice it ends abruptly: that says little about its course before.
+        if shows[i] and i > 0 and (shows[i - 1] or slices[i] - slices[i - 1] >= length):
             knots.insert(0, i - 1)
-        if shows[i + 1] and i + 2 < len(slices):
+        if shows[i + 1] and i + 2 < len(slices) and (shows[i + 2] or slices[i + 2] - slices[i + 1] >= length):
             knots.append(i + 2)
         shapes = np.cumsum(shows)[knots] - 1
         if not shows[knots[0]]:
             shapes[0] = shapes[1]
-        at, before, length = slices[knots], knots.index(i), slices[i + 1] - slices[i]
-        # An object that ends right behind a slice ends abruptly: that says little about its course before.
-        if before > 0 and not shows[knots[0]]:
-            at[0] = min(at[0], at[1] - length)
-        if before + 2 < len(knots) and not shows[knots[-1]]:
-            at[-1] = max(at[-1], at[-2] + length)
-        return cls(at, shapes, shows[knots], before)
+        return cls(slices[knots], shapes, shows[knots], knots.index(i))
 
 
 def _odds_between(
@@ -372,27 +377,29 @@ def _odds_between(
     ends = [knots.before, knots.before + 1]
     first, last = knots.slices[ends].tolist()
     distance_mm = shapes.distance_mm[knots.shapes]
-    depths_mm = distance_mm.max(axis=(1, 2))
-    distance_mm[~knots.shows] -= _DEPTHS_TO_ABSENCE * depths_mm[~knots.shows, np.newaxis, np.newaxis]
-    least_mm = np.full_like(depths_mm, -2 * depths_mm[ends].max())
-    least_mm[ends] /= 2
+    least_mm = np.full(len(distance_mm), -distance_mm[ends].max())
+    for absent in np.flatnonzero(~knots.shows).tolist():
+        distance_mm[absent] -= _DEPTHS_TO_ABSENCE * _depth_mm(distance_mm[absent], shapes.spacing_mm[1:])
+        if absent not in ends:
+            least_mm[absent] *= 2
     np.maximum(distance_mm, least_mm[:, np.newaxis, np.newaxis], out=distance_mm)
 
+    # Between two slices that show the object, what lies beyond its ends changes its shape and not its path.
+    shown = np.flatnonzero(knots.shows) if knots.shows[ends].all() else np.arange(len(knots.slices))
+    weights, shown_weights = (knots.weights(some, first, last) for some in (slice(None), shown))
     position_vox = shapes.position_vox[knots.shapes]
-    weights = _spline_weights(tuple((knots.slices - first).tolist()), last - first)
-    shifts_vox = position_vox - (weights @ position_vox)[:, np.newaxis]
+    shifts_vox = position_vox - (shown_weights @ position_vox[shown])[:, np.newaxis]
     moved_mm = _moved(distance_mm, shifts_vox)
-    estimate_mm = np.einsum("nk,nkyx->nyx", weights.astype(np.float32), moved_mm)
+    estimate_mm = np.einsum("nk,nkyx->nyx", weights, moved_mm)
     change_mm = np.abs(moved_mm[:, ends[0]] - moved_mm[:, ends[1]])
     shift_mm = float(np.hypot(*(np.diff(position_vox[ends], axis=0)[0] * shapes.spacing_mm[1:])))
     sure_mm = _UNCERTAINTY_PER_VOXEL * shapes.voxel_mm + _UNCERTAINTY_PER_SHIFT * shift_mm
     per_change = _UNCERTAINTY_PER_CHANGE if knots.shows[ends].all() else _UNCERTAINTY_PER_CHANGE_AT_ENDS
     uncertainty_mm = np.float32(sure_mm) + np.float32(per_change) * change_mm
-    if knots.shows[ends].all() and not knots.shows.all():
-        shown = np.flatnonzero(knots.shows)
-        weights = _spline_weights(tuple((knots.slices[shown] - first).tolist()), last - first)
-        bulge_mm = estimate_mm - np.einsum("nk,nkyx->nyx", weights.astype(np.float32), moved_mm[:, shown])
-        uncertainty_mm += np.float32(_UNCERTAINTY_PER_BULGE) * np.abs(bulge_mm)
+    if len(shown) < len(knots.slices):
+        without_mm = np.einsum("nk,nkyx->nyx", shown_weights, moved_mm[:, shown])
+        np.minimum(estimate_mm, without_mm + np.float32(_LARGEST_BULGE_VOX * shapes.voxel_mm), out=estimate_mm)
+        uncertainty_mm += np.float32(_UNCERTAINTY_PER_BULGE) * np.abs(estimate_mm - without_mm)
 
     odds = estimate_mm / uncertainty_mm
     if len(image):
@@ -454,10 +461,20 @@ def _signed_distance_mm(shapes: NDArray[np.bool_], y_mm: float, x_mm: float) -> 
 
 
 @lru_cache
-def _spline_weights(knots: tuple[int, ...], stop: int) -> Float64:
+def _spline_weights(knots: tuple[int, ...], stop: int) -> Float32:
     """Weights (n, K) of the values at the knots in the natural cubic spline at 1 to stop - 1."""
     spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
-    return np.asarray(spline(np.arange(1, stop)))
+    return np.asarray(spline(np.arange(1, stop)), dtype=np.float32)
+
+
+def _depth_mm(distance_mm: Float32, spacing_mm_yx: Float64) -> Float32:
+    """Largest distance to the contour within the nearest part of a shape, for every voxel of the slice, or for all."""
+    parts, number = ndimage.label(distance_mm > 0)
+    if number < 2:  # none, if it is thinner than half a voxel of its size
+        return np.asarray(np.max(distance_mm, keepdims=True), dtype=np.float32)
+    depths_mm = ndimage.maximum(distance_mm, parts, np.arange(1, number + 1))
+    nearest = ndimage.distance_transform_edt(parts == 0, spacing_mm_yx, return_distances=False, return_indices=True)
+    return np.asarray(depths_mm[parts[tuple(nearest)] - 1], dtype=np.float32)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
