@@ -39,7 +39,7 @@ from study import (
     compare,
     environment,
     evaluate,
-    is_trained,
+    fold_of,
     mean_score,
     plan,
     predict,
@@ -205,16 +205,18 @@ def main(data_set: DataSet, description: str) -> None:
     runs = {(seed, name): recorded[name, seed] for seed, name in wanted if (name, seed) in recorded}
     missing = [(seed, name) for seed, name in wanted if "scores" not in runs.get((seed, name), {})]
     if args.finished_only:
-        missing = [(seed, name) for seed, name in missing if is_trained(work, arms[name], budget, seed)]
+        missing = [
+            (seed, name) for seed, name in missing if _summary(fold_of(work, arms[name], budget, seed), role).exists()
+        ]
     pool = ThreadPoolExecutor(args.parallel)
     try:
         trained = {
             (seed, name): pool.submit(_train_and_score, work, arms[name], budget, seed, data_set, role, args.mirror)
             for seed, name in missing
         }
-        for (seed, name), fold_of in trained.items():
-            fold, arm = fold_of.result(), arms[name]
-            scores = _read_scores(fold / role / "scores" / "summary.json")
+        for (seed, name), result in trained.items():
+            fold, arm = result.result(), arms[name]
+            scores = _read_scores(_summary(fold, role))
             curves, seconds_per_epoch = collect_curves(fold)
             runs[seed, name] = {
                 "arm": name,
@@ -325,7 +327,7 @@ def _train_and_score(
     """Train, then predict and score the cases of one role, each once; return the fold's folder."""
     fold = train(work, arm, budget, seed)
     predictions = fold / role
-    if not (predictions / "scores" / "summary.json").exists():
+    if not _summary(fold, role).exists():
         predict(work, arm, budget, seed, work / role / "images", predictions, mirror=mirror)
         # The truth is dense, whatever the model was trained on.
         dataset_json = predictions / "truth.json"
@@ -334,6 +336,11 @@ def _train_and_score(
         )
         evaluate(work, arm, seed, predictions, work / role / "labels", dataset_json, data_set.tolerance_mm)
     return fold
+
+
+def _summary(fold: Path, role: str) -> Path:
+    """What ``nnunet_wsl evaluate`` writes when all cases are scored."""
+    return fold / role / "scores" / "summary.json"
 
 
 def _read_scores(summary: Path) -> dict[str, dict[str, dict[str, float | None]]]:

@@ -184,26 +184,21 @@ def write_changed(path: Path, text: str) -> None:
 
 def train(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
     """Train one arm with one seed, from its latest checkpoint if there is one; return its fold's folder."""
-    fold = _fold(work, arm, budget, seed)
+    fold = fold_of(work, arm, budget, seed)
     command = ["nnUNetv2_train", arm.dataset, budget.configuration, str(budget.fold), "-tr", arm.trainer]
     command += ["-device", budget.device]
-    if not is_trained(work, arm, budget, seed):
+    if not (fold / _TRAINED).exists():
         resume = ["--c"] if list(fold.glob("checkpoint_*.pth")) else []
         run(command + resume, environment(work, budget, seed), _log(work, arm, seed))
         (fold / _TRAINED).touch()
     return fold
 
 
-def is_trained(work: Path, arm: Arm, budget: Budget, seed: int) -> bool:
-    """Whether there is nothing left to train."""
-    return (_fold(work, arm, budget, seed) / _TRAINED).exists()
-
-
 def predict(work: Path, arm: Arm, budget: Budget, seed: int, images: Path, predictions: Path, *, mirror: bool) -> None:
-    """Predict the images that were not predicted yet, with the last checkpoint of one training."""
+    """Predict all images with the last checkpoint of one training."""
     command = ["nnUNetv2_predict", "-i", str(images), "-o", str(predictions), "-d", arm.dataset, "-tr", arm.trainer]
     command += ["-c", budget.configuration, "-f", str(budget.fold), "-device", budget.device]
-    command += ["-npp", "1", "-nps", "1", "--disable_progress_bar", "--continue_prediction"]
+    command += ["-npp", "1", "-nps", "1", "--disable_progress_bar"]
     run(command + ([] if mirror else ["--disable_tta"]), environment(work, budget, seed), _log(work, arm, seed))
 
 
@@ -221,7 +216,8 @@ def _log(work: Path, arm: Arm, seed: int) -> Path:
     return work / f"{arm.trainer}_{arm.dataset}_seed{seed}.log"
 
 
-def _fold(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
+def fold_of(work: Path, arm: Arm, budget: Budget, seed: int) -> Path:
+    """Folder of one training's fold."""
     results = Path(environment(work, budget, seed)["nnUNet_results"])
     model = results / arm.dataset / f"{arm.trainer}__nnUNetPlans__{budget.configuration}"
     return model / f"fold_{budget.fold}"

@@ -169,8 +169,8 @@ def interpolate(
 
     Ends. A slice without the object counts as the one beside it, less one and a half times the depth of each part: it
     ends about two thirds of the way. So between the last two slices that show the object it is wider than without that,
-    by a few voxels at most, as objects with rounded ends are. That is left out if the slice without the object is nearer
-    to them than they are to each other. Between two slices without the object nothing is said.
+    by a few voxels at most, as objects with rounded ends are. That is left out if the slice without the object is
+    nearer to them than they are to each other. Between two slices without the object nothing is said.
 
     Uncertainty. Along the path from slice to slice the contour's position is sure to a part of a voxel, plus a part of
     how far the two slices differ at this voxel, a larger one where the object ends, plus a part of the shift, plus half

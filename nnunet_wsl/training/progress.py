@@ -12,8 +12,8 @@ from PIL import Image
 
 from nnunet_wsl.files import replacing
 
-_INCHES, _DPI = (30, 18), 100
-"""As wide as nnU-Net's panels, and as high as one of them."""
+_INCHES = (30, 18)
+"""Size of the panel: that of each of nnU-Net's."""
 
 
 def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
@@ -49,9 +49,11 @@ def append_differences_plot(path: Path, differences: Mapping[str, Mapping[str, S
     second_axes.legend(loc=(0.35, 1))
     figure.tight_layout()
     pixels = BytesIO()
-    figure.savefig(pixels, format="rgba", dpi=_DPI)
+    with plt.rc_context({"savefig.bbox": None}):  # whatever matplotlibrc says: as wide as nnU-Net's panels
+        figure.savefig(pixels, format="rgba", dpi=stock.width / _INCHES[0])
     plt.close(figure)
-    panel = Image.frombytes("RGBA", (_INCHES[0] * _DPI, _INCHES[1] * _DPI), pixels.getvalue()).convert("RGB")
+    height = pixels.getbuffer().nbytes // (4 * stock.width)
+    panel = Image.frombytes("RGBA", (stock.width, height), pixels.getvalue()).convert("RGB")
     combined = Image.new("RGB", (stock.width, stock.height + panel.height), "white")
     combined.paste(stock, (0, 0))
     combined.paste(panel, (0, stock.height))

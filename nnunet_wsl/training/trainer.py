@@ -264,10 +264,10 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             return
         assert self.relevance_head is not None
         # nnU-Net writes a checkpoint, it does not return one: let it write to memory, and complete that.
-        written = BytesIO()
-        super().save_checkpoint(written)
-        written.seek(0)
-        checkpoint = torch.load(written, map_location="cpu", weights_only=False)
+        with BytesIO() as written:
+            super().save_checkpoint(written)
+            written.seek(0)
+            checkpoint = torch.load(written, map_location="cpu", weights_only=False)
         checkpoint["trainer_name"] = self._stock_trainer_name()
         checkpoint["relevance_head"] = {
             "objects": self.relevance_objects,

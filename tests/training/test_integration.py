@@ -170,21 +170,25 @@ def test_resumes_bitwise(tiny, nnunet, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not list what is mapped")
-def test_no_file_is_removed_while_it_is_mapped(tiny, monkeypatch):
-    """Windows would refuse, and the training would end at its first checkpoint."""
+def test_a_checkpoint_stays_if_the_next_one_cannot_be_written(tiny, monkeypatch):
     path = tiny() / "checkpoint.pth"
     trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
     trainer.initialize()
-    mapped = []
-    unlink = Path.unlink
-
-    def spy(self, missing_ok=False):
-        mapped.append(str(self) in Path("/proc/self/maps").read_text())
-        unlink(self, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", spy)
     trainer.save_checkpoint(str(path))
-    assert mapped == [False]
+    before = path.read_bytes()
+    save = torch.save
+
+    def disk_is_full(content, to):
+        save(content, to)
+        if isinstance(to, Path):
+            to.write_bytes(to.read_bytes()[:1000])
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.partial"))
 
 
 class Rows:

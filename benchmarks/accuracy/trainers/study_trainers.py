@@ -30,7 +30,7 @@ class Study(nnUNetTrainer):  # type: ignore[misc]
         self.num_epochs = int(os.environ["STUDY_EPOCHS"])
         self.num_iterations_per_epoch = int(os.environ["STUDY_ITERATIONS_PER_EPOCH"])
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
-        # Short epochs would be spent on saving: one of the first tenth is lost at most, and nothing reads the best.
+        # Short epochs would be spent on saving: a tenth of the training is lost at most, and nothing reads the best.
         self.save_every = max(1, self.num_epochs // 10)
         self._best_ema = float("inf")
         seed = int(os.environ["STUDY_SEED"])
