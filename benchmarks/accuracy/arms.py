@@ -86,6 +86,7 @@ METHODS = {
     "in-image": Method("stock, patches in the image", "StudyStockInImage", ""),
     "wsl": Method("WSL", "StudyWSL"),
     "wsl-stock-patches": Method("WSL, nnU-Net's patches", "StudyWSLStockPatches", in_image=False),
+    "fade": Method("WSL, fading", "StudyWSLFade"),
     "weight0.3": Method("WSL, lambda 0.3", "StudyWSLWeight03"),
     "weight3": Method("WSL, lambda 3", "StudyWSLWeight3"),
     "squared": Method("WSL, squared error", "StudyWSLSquaredError"),

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_wsl.contours import Grid, PlacedContour, PlacedContours
+from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 from nnunet_wsl.conversion.annotation import SliceKnowledge
 from nnunet_wsl.conversion.between import MARGIN_VOX, Gap, Interpolation, interpolate
 from nnunet_wsl.conversion.cropped import CroppedMask, Window, overlap, window_around
@@ -106,11 +107,11 @@ class RelevanceSource:
         order = np.lexsort(voxels.T[::-1])
         ends = np.concatenate([self.ends, np.zeros(len(added), np.bool_)])
         # Half sure is not sure at all: where the contour runs, nobody knows on which side of it a voxel lies.
-        confidence = np.abs(2 * found.probability - 1)
+        confidence = np.float32(INTERPOLATED_CONFIDENCE) * np.abs(2 * found.probability - 1)
         confidence[knowledge.known] = 1
         elsewhere = self.elsewhere.copy()
         for gap in found.gaps:
-            elsewhere[gap.first + 1 : gap.last] = 1  # surely outside
+            elsewhere[gap.first + 1 : gap.last] = INTERPOLATED_CONFIDENCE  # surely outside
         return RelevanceSource(voxels[order], ends[order], confidence, window, elsewhere, self.partial_slices)
 
     def save(self, path: Path) -> None:

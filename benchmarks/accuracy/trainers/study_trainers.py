@@ -83,6 +83,12 @@ class StudyWSLStockPatches(StudyWSL):
         return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
 
 
+class StudyWSLFade(StudyWSL):
+    """What was interpolated is ignored in ever more patches."""
+
+    interpolation_fades = True
+
+
 class StudyWSLWeight03(StudyWSL):
     """Less weight on the relevance."""
 
