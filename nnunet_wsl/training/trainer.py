@@ -12,10 +12,10 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch import nn
-from torch.nn.functional import interpolate
 
-from nnunet_wsl.contract import FUSED, INTERPOLATED_CONFIDENCE, RelevanceChannels
+from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.training.fading import ignore_interpolated
 from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, can_keep_maps, loading_with
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
@@ -25,9 +25,6 @@ from nnunet_wsl.training.progress import append_differences_plot
 from nnunet_wsl.training.transforms import RelevanceTransform
 
 _SPLITS = ("train", "val")
-
-_DRAWN_CONFIDENCE = (1 + INTERPOLATED_CONFIDENCE) / 2
-"""Confidence from which on a voxel is drawn, after augmentation has mixed it with its neighbours."""
 
 
 class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
@@ -184,33 +181,13 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on one batch as nnU-Net does."""
         if self.interpolation_fades and self.relevance_channels.has_confidence and self.label_manager.has_ignore_label:
-            batch = self._with_less_interpolation(batch)
+            # In none of the patches of the first epoch, in nearly all of the last.
+            chosen = torch.rand(len(batch["data"])) < self.current_epoch / self.num_epochs
+            # With regions nnU-Net appends the ignored voxels as the last one.
+            ignore_label = None if self.label_manager.has_regions else self.label_manager.ignore_label
+            batch = {**batch, "target": ignore_interpolated(batch["target"], chosen, ignore_label)}
         result: dict[str, Any] = super().train_step(self._with_float_maps(batch))
         return result
-
-    def _with_less_interpolation(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ignore what is not drawn in some of the patches: in none in the first epoch, in nearly all in the last.
-
-        A patch that shows nothing that is drawn stays as it is.
-        """
-        *levels, maps = batch["target"]
-        relevance, confidence = maps.tensor_split(2, dim=1)
-        least = _DRAWN_CONFIDENCE if maps.is_floating_point() else 255 * _DRAWN_CONFIDENCE
-        drawn = (confidence >= least).all(1, keepdim=True)
-        changes = drawn.flatten(1).any(1) & (torch.rand(len(maps)) < self.current_epoch / self.num_epochs)
-        stays = drawn | ~changes.view(-1, *[1] * (maps.ndim - 1))
-        levels = [
-            self._ignoring(level, interpolate(stays.float(), level.shape[2:], mode="nearest-exact") == 0)
-            for level in levels
-        ]
-        maps = torch.cat([relevance, confidence.masked_fill(~stays, 0)], 1)
-        return {**batch, "target": [*levels, maps]}
-
-    def _ignoring(self, segmentation: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
-        if self.label_manager.has_regions:
-            # nnU-Net appends the ignored voxels as the last region.
-            return torch.cat([segmentation[:, :-1], segmentation[:, -1:].masked_fill(ignored, 1)], 1)
-        return segmentation.masked_fill(ignored, self.label_manager.ignore_label)
 
     def _with_float_maps(self, batch: dict[str, Any]) -> dict[str, Any]:
         *levels, maps = batch["target"]
