@@ -19,8 +19,11 @@ FORMAT_VERSION = 2
 FUSED = "fused"
 """Name of the one relevance channel of a dataset whose sub-relevances were fused."""
 
-INTERPOLATED_CONFIDENCE = 0.98
-"""The largest confidence of what was interpolated between drawn slices; that of what was drawn is 1."""
+INTERPOLATED_CONFIDENCE = 251 / 256
+"""The largest confidence of what was interpolated between drawn slices; that of what was drawn is 1.
+
+Half precision holds it exactly, and it is 250 steps of 1/255.
+"""
 
 _CONVERT = "Convert the contours with 'nnunet_wsl convert', then plan with 'nnUNetv2_plan_and_preprocess'"
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from nnunet_wsl.contours import Contour, ContourSet, Grid, contour_voxels, drawn_slices, place, rasterise
+from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 from nnunet_wsl.conversion.annotation import label_map, slice_knowledge
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.cropped import CroppedMask
@@ -122,9 +123,9 @@ def test_relevance_between_is_that_to_interpolated_contours_and_trusted_as_far_a
     confidence = confidence_of(source)
     assert (confidence[[0, 4]] == 1).all()
     probability = 1 / (1 + np.exp(-(0.7 - np.sqrt(0.7 * 1.1) / 2) / (0.13 * np.sqrt(0.7 * 1.1))))
-    np.testing.assert_allclose(confidence[2, [1, 2], 5], 0.98 * (2 * probability - 1), rtol=1e-4)
+    np.testing.assert_allclose(confidence[2, [1, 2], 5], INTERPOLATED_CONFIDENCE * (2 * probability - 1), rtol=1e-4)
     assert (confidence[1:4, 3, COLUMNS] > 0.96).all()
-    assert (confidence[1:4] < 0.985).all()  # what is drawn can be told from what is interpolated
+    assert (confidence[1:4] <= INTERPOLATED_CONFIDENCE).all()  # what is drawn can be told from what is interpolated
 
 
 def test_slices_beyond_the_known_ones_stay_unknown():

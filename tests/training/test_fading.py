@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 from nnunet_wsl.training.fading import ignore_interpolated
 
 SHAPE_ZYX = (4, 6, 10)
-DRAWN, INTERPOLATED, UNKNOWN = 1.0, 0.98, 0.0
+DRAWN, INTERPOLATED, UNKNOWN = 1.0, INTERPOLATED_CONFIDENCE, 0.0
 
 
 def target_of(confidences_by_slice, *, compact=False, regions=False):
@@ -54,7 +55,9 @@ def test_only_what_is_drawn_stays_in_chosen_patches(compact, regions):
 
 def test_augmentation_mixes_what_is_drawn_with_its_neighbours():
     """Less than half of the way to an interpolated slice a voxel is drawn."""
-    target = target_of([[[DRAWN] * 2, [0.6 + 0.4 * 0.98] * 2, [0.4 + 0.6 * 0.98] * 2, [INTERPOLATED] * 2]])
+    target = target_of(
+        [[[DRAWN] * 2, [0.6 + 0.4 * INTERPOLATED] * 2, [0.4 + 0.6 * INTERPOLATED] * 2, [INTERPOLATED] * 2]]
+    )
     level, *_ = ignore_interpolated(target, torch.tensor([True]), 7)
     assert (level[0, 0] == 7).all(dim=(1, 2)).tolist() == [False, False, True, True]
 
