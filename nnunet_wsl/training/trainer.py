@@ -15,7 +15,6 @@ from torch import nn
 
 from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.training.fading import ignore_interpolated
 from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, can_keep_maps, loading_with
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
@@ -46,8 +45,6 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     """Weight of the second difference."""
     voxel_difference: ClassVar[str] = "smooth_l1"
     """Form of the first difference, a key of :data:`nnunet_wsl.training.loss.VOXEL_DIFFERENCES`."""
-    interpolation_fades: ClassVar[bool] = False
-    """Whether what was interpolated between drawn slices is ignored in ever more patches as the training goes on."""
     fuse_objects: ClassVar[bool] = False
     """Whether to train with one relevance map, the maximum over the objects, instead of one per object."""
 
@@ -180,12 +177,6 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on one batch as nnU-Net does."""
-        if self.interpolation_fades and self.relevance_channels.has_confidence and self.label_manager.has_ignore_label:
-            # In none of the patches of the first epoch, in nearly all of the last.
-            chosen = torch.rand(len(batch["data"])) < self.current_epoch / self.num_epochs
-            # With regions nnU-Net appends the ignored voxels as the last one.
-            ignore_label = None if self.label_manager.has_regions else self.label_manager.ignore_label
-            batch = {**batch, "target": ignore_interpolated(batch["target"], chosen, ignore_label)}
         result: dict[str, Any] = super().train_step(self._with_float_maps(batch))
         return result
 

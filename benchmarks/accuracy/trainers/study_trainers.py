@@ -15,8 +15,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 from scipy import ndimage
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
+from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 from nnunet_wsl.training.loader import PatchesInImageLoader, loading_with
 from nnunet_wsl.training.loss import CombinedLoss
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
@@ -83,10 +84,48 @@ class StudyWSLStockPatches(StudyWSL):
         return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
 
 
-class StudyWSLFade(StudyWSL):
-    """What was interpolated is ignored in ever more patches."""
+_DRAWN_CONFIDENCE = (1 + INTERPOLATED_CONFIDENCE) / 2
+"""Confidence from which on a voxel is drawn, after augmentation has mixed it with its neighbours."""
 
-    interpolation_fades = True
+
+def ignore_interpolated(target: list[torch.Tensor], chosen: torch.Tensor, ignore_label: int) -> list[torch.Tensor]:
+    """Ignore in some patches what was interpolated; a patch that shows nothing that was drawn stays as it is.
+
+    Parameters
+    ----------
+    target : list of torch.Tensor
+        Segmentation target of every level, (B, 1, *spatial), then R maps of relevance and R maps of the confidence in
+        it, (B, 2 R, *spatial), uint8 in steps of 1/255 or float.
+    chosen : torch.Tensor
+        (B,) bool.
+    ignore_label : int
+        Label of ignored voxels.
+    """
+    *levels, maps = target
+    relevance, confidence = maps.tensor_split(2, dim=1)
+    least = _DRAWN_CONFIDENCE if maps.is_floating_point() else 255 * _DRAWN_CONFIDENCE
+    drawn = (confidence >= least).all(1, keepdim=True)
+    changes = chosen & drawn.flatten(1).any(1)
+    stays = drawn | ~changes.view(-1, *[1] * (maps.ndim - 1))
+    changed = [  # as nnU-Net brings the segmentation to its levels
+        level.masked_fill(interpolate(stays.float(), level.shape[2:], mode="nearest-exact") == 0, ignore_label)
+        for level in levels
+    ]
+    return [*changed, torch.cat([relevance, confidence.masked_fill(~stays, 0)], 1)]
+
+
+class StudyWSLFade(StudyWSL):
+    """What was interpolated is ignored in ever more patches: in none of the first epoch, in nearly all of the last.
+
+    Interpolated contours supervise many voxels, and most of them far from where the contour runs: that may teach a
+    network fast where an object is, and draw it away from the contours that were drawn, where it must become exact.
+    """
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on one batch, some of whose patches show what was drawn alone."""
+        chosen = torch.rand(len(batch["data"])) < self.current_epoch / self.num_epochs
+        target = ignore_interpolated(batch["target"], chosen, self.label_manager.ignore_label)
+        return super().train_step({**batch, "target": target})
 
 
 class StudyWSLWeight03(StudyWSL):
