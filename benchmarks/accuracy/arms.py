@@ -146,8 +146,8 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
     """Which arms are compared; the first of a pair is what the second is held against.
 
     Of one labelling, every method with stock and with stock on the same patches; of one method, gated with ignored and
-    interpolated, and told with untold jitter; and what is gated with all slices drawn, by stock and by the same method,
-    and with stock on what is ignored between.
+    interpolated, told with untold jitter, and interpolation that fades with that which does not and with none; and what
+    is gated with all slices drawn, by stock and by the same method, and with stock on what is ignored between.
     """
     found = []
     for arm in arms:
@@ -161,5 +161,7 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others += ["dense-stock", f"dense-{method}"]
         if labelling.endswith("-told"):
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
+        if method == "fade":
+            others += [f"{labelling}-wsl", f"{labelling.removesuffix('-gated')}-ignore-wsl"]
         found += [(other, arm) for other in dict.fromkeys(others) if other in arms and other != arm]
     return found
