@@ -162,8 +162,9 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--annotated-margin", type=int, default=0, metavar="N",
-        help="slices before the first and after the last drawn one that are unknown (default: %(default)s)",
+        "--annotated-margin", type=int, metavar="N",
+        help="slices before the first and after the last drawn one that are unknown (default: those nearer than a "
+        "step if 'auto' finds that slices were left out, else none)",
     )  # fmt: skip
     parser.add_argument(
         "--between", choices=("ignore", "gated", "interpolate"), default="gated",

@@ -71,7 +71,7 @@ def slice_knowledge(
     *,
     case_step: int | None = None,
     listed: Sequence[int] | None = None,
-    margin: int = 0,
+    margin: int | None = None,
 ) -> SliceKnowledge:
     """Tell on which slices an object is known.
 
@@ -84,9 +84,9 @@ def slice_knowledge(
     rule : {"auto", "all", "contoured"}
         With ``auto`` the step tells, see `usual_step`. A step of 1 is a dense annotation: on undrawn slices the object
         is absent. A larger step means that the slices between the first and the last drawn one are unknown unless
-        drawn. Outside that range the object is absent; around a single drawn slice, from a step away on. If nothing
-        tells the step, only the single drawn slice is known, unless the image has no other. With ``all`` an undrawn
-        slice means absent, with ``contoured`` it is unknown.
+        drawn. Outside that range the object is absent from a step away on: it may end anywhere before the next slice
+        that would have been drawn. If nothing tells the step, only the single drawn slice is known, unless the image
+        has no other. With ``all`` an undrawn slice means absent, with ``contoured`` it is unknown.
     open_slices : sequence of int
         Slices with a contour that does not close. It does not tell what is inside: the slice counts as drawn, but
         is not known.
@@ -94,8 +94,9 @@ def slice_knowledge(
         The step of all objects of the case, for one with fewer than two drawn slices.
     listed : sequence of int, optional
         Slices that are fully annotated: if given, the known ones are these, whatever the rule.
-    margin : int
-        Slices before the first and after the last drawn one that are unknown, also if they are listed.
+    margin : int, optional
+        Slices before the first and after the last drawn one that are unknown, also if they are listed. By default those
+        nearer than a step if ``auto`` finds one above 1, and none otherwise.
 
     Returns
     -------
@@ -105,15 +106,16 @@ def slice_knowledge(
     step = usual_step([drawn_slices]) or case_step or (0 if single else 1)
     distances = np.diff(drawn_slices)
     gaps = tuple((int(drawn_slices[i]), int(drawn_slices[i + 1])) for i in np.flatnonzero(distances > step).tolist())
+    is_sparse = rule == "auto" and listed is None and step > 1 and len(drawn_slices) > 0
+    if margin is None:
+        margin = step - 1 if is_sparse else 0
     known = np.ones(num_slices, np.bool_)
     if listed is not None:
         known[:] = False
         known[list(listed)] = True
     elif rule == "contoured" or step == 0:
         known[:] = False
-    elif single:
-        margin = max(margin, step - 1)
-    elif rule == "auto" and step > 1 and len(drawn_slices):
+    elif is_sparse:
         known[drawn_slices[0] : drawn_slices[-1]] = False
     if len(drawn_slices):
         first, last = int(drawn_slices[0]), int(drawn_slices[-1])

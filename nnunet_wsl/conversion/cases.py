@@ -102,8 +102,9 @@ class ConversionSettings:
     annotated_file : Path, optional
         Lists slices that are fully annotated, see :func:`nnunet_wsl.conversion.annotated.read_annotated`. What it
         does not list follows ``annotated``.
-    annotated_margin : int
-        Slices before the first and after the last drawn one of an object that are unknown.
+    annotated_margin : int, optional
+        Slices before the first and after the last drawn one of an object that are unknown. By default those nearer than
+        a step if ``auto`` finds that slices were left out, and none otherwise.
     between : {"ignore", "gated", "interpolate"}
         What unknown slices between known ones become: ignored; what the interpolation of the contours is sure of is
         supervised and the rest ignored; or all of it is supervised.
@@ -127,7 +128,7 @@ class ConversionSettings:
     intensity_scale: tuple[float, ...] | None = None
     annotated: AnnotationRule = "auto"
     annotated_file: Path | None = None
-    annotated_margin: int = 0
+    annotated_margin: int | None = None
     between: Between = "gated"
     contour_sigma_mm: float = 0.0
     missing: Missing = "error"
@@ -366,7 +367,7 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
             "--intensity-scale has no effect in --relevance-mode distance. Leave it out, or choose --relevance-mode "
             "intensity or both."
         )
-    if settings.annotated_margin < 0:
+    if settings.annotated_margin is not None and settings.annotated_margin < 0:
         problems.append(f"--annotated-margin {settings.annotated_margin} is negative. Give a number of slices from 0.")
     largest_mm = RANGES["sigma_mm"][1]
     if not 0 <= settings.contour_sigma_mm <= largest_mm:

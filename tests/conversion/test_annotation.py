@@ -17,12 +17,14 @@ K, U = True, False
         # dense: an undrawn slice means absent, also in a gap, which is reported
         ("auto", [1, 2, 3], [K, K, K, K, K, K, K], 1, ()),
         ("auto", [1, 2, 3, 5], [K, K, K, K, K, K, K], 1, ((3, 5),)),
-        # every second slice: those between are unknown, those outside the range known
-        ("auto", [1, 3, 5], [K, K, U, K, U, K, K], 2, ()),
+        # every second slice: those between are unknown, and those outside the range that are nearer than a step
+        ("auto", [1, 3, 5], [U, K, U, K, U, K, U], 2, ()),
+        ("auto", [2, 4], [K, U, K, U, K, U, K], 2, ()),
+        ("auto", [3, 6], [K, U, U, K, U, U, K], 3, ()),
         ("auto", [0, 2, 6], [K, U, K, U, U, U, K], 2, ((2, 6),)),
         # steps 3 and 1 tie: the smaller one wins
         ("auto", [1, 4, 5], [K, K, K, K, K, K, K], 1, ((1, 4),)),
-        ("auto", [1, 3, 4, 6], [K, K, U, K, K, U, K], 2, ()),
+        ("auto", [1, 3, 4, 6], [U, K, U, K, K, U, K], 2, ()),
         # nothing tells the step
         ("auto", [3], [U, U, U, K, U, U, U], 0, ()),
         ("all", [3], [K, K, K, K, K, K, K], 1, ()),
@@ -58,14 +60,15 @@ def test_usual_step_over_all_objects(drawn, step):
     ("drawn", "case_step", "margin", "known", "step"),
     [
         # the others are drawn on every slice: absent where it is not drawn
-        ([3], 1, 0, [K, K, K, K, K, K, K], 1),
+        ([3], 1, None, [K, K, K, K, K, K, K], 1),
         # on every third slice: they may all have been drawn on 0, 3 and 6; nobody looked at those between
-        ([3], 3, 0, [K, U, U, K, U, U, K], 3),
-        ([1], 3, 0, [U, K, U, U, K, K, K], 3),
+        ([3], 3, None, [K, U, U, K, U, U, K], 3),
+        ([1], 3, None, [U, K, U, U, K, K, K], 3),
         ([3], 2, 2, [K, U, U, K, U, U, K], 2),
+        ([3], 3, 0, [K, K, K, K, K, K, K], 3),
         # its own step comes first
-        ([1, 3], 1, 0, [K, K, U, K, K, K, K], 2),
-        ([], 3, 0, [K, K, K, K, K, K, K], 3),
+        ([1, 3], 1, None, [U, K, U, K, U, K, K], 2),
+        ([], 3, None, [K, K, K, K, K, K, K], 3),
     ],
 )
 def test_a_single_drawn_slice_takes_the_step_of_the_case(drawn, case_step, margin, known, step):
@@ -93,6 +96,7 @@ def test_a_slice_with_an_open_contour_is_drawn_but_not_known(rule):
     ("rule", "drawn", "margin", "known"),
     [
         ("auto", [2, 4], 1, [K, U, K, U, K, U, K]),
+        ("auto", [1, 3, 5], 0, [K, K, U, K, U, K, K]),
         ("auto", [1, 2], 2, [U, K, K, U, U, K, K]),
         ("all", [1, 3], 1, [U, K, K, K, U, K, K]),
         ("contoured", [3], 1, [U, U, U, K, U, U, U]),
