@@ -165,7 +165,7 @@ def test_dataset_json(source, raw):
         "fusion": None,
         "annotated": "auto",
         "annotated_file": None,
-        "annotated_margin": 0,
+        "annotated_margin": None,
         "between": "gated",
         "contour_sigma_mm": 0.0,
         "missing": "error",
