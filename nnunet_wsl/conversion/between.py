@@ -379,7 +379,7 @@ def _odds_between(
     distance_mm = shapes.distance_mm[knots.shapes]
     least_mm = np.full(len(distance_mm), -distance_mm[ends].max())
     for absent in np.flatnonzero(~knots.shows).tolist():
-        distance_mm[absent] -= _DEPTHS_TO_ABSENCE * _depth_mm(distance_mm[absent], shapes.spacing_mm[1:])
+        distance_mm[absent] = _absent_mm(distance_mm[absent], shapes.spacing_mm[1], shapes.spacing_mm[2])
         if absent not in ends:
             least_mm[absent] *= 2
     np.maximum(distance_mm, least_mm[:, np.newaxis, np.newaxis], out=distance_mm)
@@ -467,14 +467,14 @@ def _spline_weights(knots: tuple[int, ...], stop: int) -> Float32:
     return np.asarray(spline(np.arange(1, stop)), dtype=np.float32)
 
 
-def _depth_mm(distance_mm: Float32, spacing_mm_yx: Float64) -> Float32:
-    """Largest distance to the contour within the nearest part of a shape, for every voxel of the slice, or for all."""
+def _absent_mm(distance_mm: Float32, y_mm: float, x_mm: float) -> Float32:
+    """Signed distance (y, x) of a slice without the object, from that of the slice beside it: each part is lowered."""
     parts, number = ndimage.label(distance_mm > 0)
-    if number < 2:  # none, if it is thinner than half a voxel of its size
-        return np.asarray(np.max(distance_mm, keepdims=True), dtype=np.float32)
-    depths_mm = ndimage.maximum(distance_mm, parts, np.arange(1, number + 1))
-    nearest = ndimage.distance_transform_edt(parts == 0, spacing_mm_yx, return_distances=False, return_indices=True)
-    return np.asarray(depths_mm[parts[tuple(nearest)] - 1], dtype=np.float32)
+    of_parts = distance_mm[np.newaxis]
+    if number > 1:
+        of_parts = _signed_distance_mm(np.stack([parts == part + 1 for part in range(number)]), y_mm, x_mm)
+    lowered = of_parts - _DEPTHS_TO_ABSENCE * of_parts.max(axis=(1, 2), keepdims=True)
+    return np.asarray(lowered.max(axis=0), dtype=np.float32)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

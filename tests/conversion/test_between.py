@@ -158,6 +158,17 @@ def test_end_of_a_large_part_does_not_widen_a_small_one() -> None:
     assert areas.max() <= 2 * np.count_nonzero(small)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_parts_of_any_depth_are_flipped_with_the_image(axis: int) -> None:
+    """Voxels half way between two parts belong to neither of them."""
+    shape = disc((31, 45), (12, 11), 8) | disc((31, 45), (14, 29), 4)
+    truth = np.stack([shape & False, shape, shape & False, shape, shape, shape & False])
+    slices = [0, 1, 3, 5]
+    found = from_slices(truth, slices)
+    flipped = from_slices(np.flip(truth, axis), slices)
+    np.testing.assert_allclose(np.flip(flipped.probability, axis), found.probability, atol=1e-4)
+
+
 def test_straight_oblique_object_stays_straight() -> None:
     """On the slices beside its ends, of which those that do not show it know no place."""
     shape = (21, 61)

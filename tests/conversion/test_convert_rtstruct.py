@@ -354,6 +354,21 @@ def test_margin(source, raw):
     np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
 
 
+def test_what_lies_behind_sparse_contours_is_unknown_up_to_a_step(source, raw):
+    """By default, and from the command line."""
+    write_patient(source / "ann", rois={"A": {0: [RECTANGLE_YX], 2: [RECTANGLE_YX]}})
+    command = ["convert", "rtstruct", str(source), "--dataset", "501", "--name", "Test", "--between", "ignore"]
+    expected = np.full(SHAPE_ZYX, 2, np.uint8)
+    expected[[0, 2, 4]] = 0
+    expected[:3:2, ROWS, COLUMNS] = 1
+    assert main(command) == 0
+    np.testing.assert_array_equal(read(raw / "Dataset501_Test" / "labelsTr" / "ann_rs.nii.gz"), expected)
+
+    expected[3] = 0
+    assert main([*command, "--dataset", "502", "--annotated-margin", "0"]) == 0
+    np.testing.assert_array_equal(read(raw / "Dataset502_Test" / "labelsTr" / "ann_rs.nii.gz"), expected)
+
+
 def write_incomplete_patients(source):
     """Bob has no ROI B, in cid it has no contours, and dan has neither object."""
     write_patient(source / "ann", rois={"A": TWICE, "B": {2: [BESIDE_YX]}})
