@@ -13,8 +13,11 @@ from typing import Any
 
 from nnunet_wsl.errors import InputError
 
-FORMAT_VERSION = 2
-"""Version of the converted dataset's format; a reader refuses newer ones. Version 1 had no confidence channels."""
+FORMAT_VERSION = 3
+"""Version of the converted dataset's format; a reader refuses newer ones.
+
+Version 1 had no confidence channels, version 2 no labels that are a prior.
+"""
 
 FUSED = "fused"
 """Name of the one relevance channel of a dataset whose sub-relevances were fused."""
@@ -24,6 +27,9 @@ INTERPOLATED_CONFIDENCE = 251 / 256
 
 Half precision holds it exactly, and it is 250 steps of 1/255.
 """
+
+PRIOR = "prior"
+"""The setting ``between`` of a dataset whose interpolated labels are a prior."""
 
 _CONVERT = "Convert the contours with 'nnunet_wsl convert', then plan with 'nnUNetv2_plan_and_preprocess'"
 
@@ -41,11 +47,15 @@ class RelevanceChannels:
     has_confidence : bool
         Whether a confidence channel for each relevance channel follows, in the same order: in [0, 1], how much the
         relevance counts at each voxel. Without, it counts where the label map is not ``ignore``.
+    interpolation_is_prior : bool
+        Whether labels that were interpolated between drawn slices are only the likelier ones, to be trusted as far as
+        the confidence goes.
     """
 
     num_image_channels: int
     objects: tuple[str, ...]
     has_confidence: bool = False
+    interpolation_is_prior: bool = False
 
     @classmethod
     def from_dataset_json(cls, dataset_json: dict[str, Any], name: str) -> RelevanceChannels:
@@ -99,7 +109,15 @@ class RelevanceChannels:
                 f"{name}: its dataset.json has relevance of {', '.join(objects)}, but confidence of "
                 f"{', '.join(confidence[c] for c in sorted(confidence))}; expected the same. {_CONVERT}."
             )
-        return cls(num_image_channels, objects, bool(confidence))
+        is_prior = bool(confidence) and block.get("between") == PRIOR
+        labels = sorted(label for label in dataset_json["labels"] if label != "background")
+        expected = sorted({*objects, "ignore"})
+        if is_prior and labels != expected and not (objects == (FUSED,) and "ignore" in labels):
+            raise InputError(
+                f"{name}: its dataset.json has interpolated labels as a prior, and the labels {', '.join(labels)}; "
+                f"expected those of the relevance channels and 'ignore'. {_CONVERT}."
+            )
+        return cls(num_image_channels, objects, bool(confidence), is_prior)
 
     def image_dataset_json(self, dataset_json: dict[str, Any]) -> dict[str, Any]:
         """Return a copy of ``dataset.json`` that lists the image channels only; the block ``"wsl"`` stays."""

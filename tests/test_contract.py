@@ -10,12 +10,23 @@ from nnunet_wsl.errors import InputError
 FOUR = ("T1", "T2", "noNorm", "noNorm")
 
 
-def dataset_json(channels=FOUR, relevance=None, version=FORMAT_VERSION, confidence=None):
+def dataset_json(
+    channels=FOUR, relevance=None, version=FORMAT_VERSION, confidence=None, labels=("GTV", "lung"), between="ignore"
+):
     relevance = {"2": "GTV", "3": "lung"} if relevance is None else relevance
     block = {"format_version": version, "package_version": "9.9", "relevance_channels": relevance}
+    block["between"] = between
     if confidence is not None:
         block["confidence_channels"] = confidence
-    return {"channel_names": {str(i): c for i, c in enumerate(channels)}, "wsl": block}
+    return {
+        "channel_names": {str(i): c for i, c in enumerate(channels)},
+        "labels": {label: value for value, label in enumerate(("background", *labels))},
+        "wsl": block,
+    }
+
+
+SIX = (*FOUR, "noNorm", "noNorm")
+BOTH = {"4": "GTV", "5": "lung"}
 
 
 def test_reads_and_removes_the_relevance_channels():
@@ -43,6 +54,25 @@ def test_reads_and_removes_the_confidence_channels():
     assert channels.image_dataset_json(content)["channel_names"] == {"0": "T1", "1": "T2"}
 
 
+@pytest.mark.parametrize("labels", [("GTV", "lung", "ignore"), ("lung", "GTV", "ignore")])
+def test_interpolated_labels_are_a_prior(labels):
+    content = dataset_json(SIX, confidence=BOTH, labels=labels, between="prior")
+    channels = RelevanceChannels.from_dataset_json(content, "Dataset001_X")
+    assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=True, interpolation_is_prior=True)
+
+
+def test_fused_confidence_is_that_of_all_labels():
+    content = dataset_json(
+        FOUR, {"2": "fused"}, confidence={"3": "fused"}, labels=("GTV", "lung", "ignore"), between="prior"
+    )
+    assert RelevanceChannels.from_dataset_json(content, "Dataset001_X").interpolation_is_prior
+
+
+def test_nothing_is_a_prior_where_nothing_was_interpolated():
+    content = dataset_json(between="prior")
+    assert not RelevanceChannels.from_dataset_json(content, "Dataset001_X").interpolation_is_prior
+
+
 def test_reads_datasets_of_the_version_without_confidence():
     channels = RelevanceChannels.from_dataset_json(dataset_json(version=1), "Dataset001_X")
     assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=False)
@@ -59,6 +89,11 @@ def test_reads_datasets_of_the_version_without_confidence():
         (dataset_json(channels=("noNorm",), relevance={"0": "GTV"}), "image channels first"),
         (dataset_json(confidence={"1": "lung"}), r"confidence channels \[1\] among 4"),
         (dataset_json((*FOUR, "noNorm"), confidence={"4": "GTV"}), "relevance of GTV, lung, but confidence of GTV;"),
+        (dataset_json(SIX, confidence=BOTH, between="prior"), "labels GTV, lung; expected .* and 'ignore'"),
+        (
+            dataset_json(SIX, confidence=BOTH, labels=("GTV", "skin", "ignore"), between="prior"),
+            "labels GTV, ignore, skin; expected",
+        ),
     ],
 )
 def test_says_what_is_wrong_and_what_to_run(content, message):

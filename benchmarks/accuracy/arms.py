@@ -22,7 +22,7 @@ class Labelling:
         How tables call it.
     simulation : Simulation
         How contours are drawn around the dense masks.
-    between : {"ignore", "gated", "interpolate"}
+    between : {"ignore", "gated", "interpolate", "prior"}
         What becomes of the slices between.
     contour_sigma_mm : float
         What the conversion is told of the contours' uncertainty.
@@ -67,11 +67,13 @@ RELEVANCE = {
 
 BETWEEN: dict[Between, str] = {"ignore": "ignored between", "gated": "gated", "interpolate": "interpolated"}
 
+STEPS = ((3, "3rd"), (5, "5th"), (8, "8th"))
+
 LABELLINGS = {
     "dense": Labelling("every slice"),
     **{
         f"every{step}-{between}": Labelling(f"every {ordinal}, {title}", Simulation(every=step), between)
-        for (step, ordinal), (between, title) in product(((3, "3rd"), (5, "5th"), (8, "8th")), BETWEEN.items())
+        for (step, ordinal), (between, title) in product(STEPS, BETWEEN.items())
     },
     "jitter1": Labelling("every slice, jitter 1 mm", Simulation(jitter_mm=1.0)),
     "jitter2": Labelling("every slice, jitter 2 mm", Simulation(jitter_mm=2.0)),
@@ -79,6 +81,10 @@ LABELLINGS = {
     "dropped-gated": Labelling("30 % of the slices forgotten, gated", Simulation(drop=0.3), "gated"),
     "jitter1-told": Labelling("every slice, jitter 1 mm, told", Simulation(jitter_mm=1.0), contour_sigma_mm=1.0),
     "jitter2-told": Labelling("every slice, jitter 2 mm, told", Simulation(jitter_mm=2.0), contour_sigma_mm=2.0),
+    **{
+        f"every{step}-prior": Labelling(f"every {ordinal}, as a prior", Simulation(every=step), "prior")
+        for step, ordinal in STEPS
+    },
 }
 
 METHODS = {
@@ -146,8 +152,9 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
     """Which arms are compared; the first of a pair is what the second is held against.
 
     Of one labelling, every method with stock and with stock on the same patches; of one method, gated with ignored and
-    interpolated, told with untold jitter, and interpolation that fades with that which does not and with none; and what
-    is gated with all slices drawn, by stock and by the same method, and with stock on what is ignored between.
+    interpolated, the interpolation as a prior with all of these, told with untold jitter, and interpolation that fades
+    with that which does not and with none; and what is gated or has a prior with all slices drawn, by stock and by the
+    same method, and with stock on what is ignored between.
     """
     found = []
     for arm in arms:
@@ -155,8 +162,9 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
         others = [f"{labelling}-stock"]
         if METHODS[method].in_image:
             others.append(f"{labelling}-in-image")
-        if labelling.endswith("-gated"):
-            step = labelling.removesuffix("-gated")
+        if labelling.endswith(("-gated", "-prior")):
+            step, between = labelling.split("-")
+            others += [f"{step}-gated-{method}"] if between == "prior" else []
             others += [f"{step}-ignore-{method}", f"{step}-interpolate-{method}", f"{step}-ignore-stock"]
             others += ["dense-stock", f"dense-{method}"]
         if labelling.endswith("-told"):

@@ -28,7 +28,7 @@ from nnunet_wsl.contours import (
     place,
     rasterise,
 )
-from nnunet_wsl.contract import FUSED
+from nnunet_wsl.contract import FUSED, PRIOR
 from nnunet_wsl.conversion.annotated import read_annotated, slices_within
 from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge, usual_step
 from nnunet_wsl.conversion.between import Gap
@@ -74,9 +74,14 @@ from nnunet_wsl.relevance.settings import RANGES
 
 _LOG = logging.getLogger(__name__)
 
-
 ANNOTATED_FILE = "wsl_annotated.json"
 """Copy, in the dataset, of the list of annotated slices that it was converted with."""
+
+_SUPERVISED = {
+    "gated": "where an interpolation of its contours is sure",
+    "interpolate": "by interpolation",
+    "prior": "as far as an interpolation of its contours is sure",
+}
 
 _OVERVIEW_ROWS = 6
 """Slices in the picture of the dataset."""
@@ -105,9 +110,9 @@ class ConversionSettings:
     annotated_margin : int, optional
         Slices before the first and after the last drawn one of an object that are unknown. By default those nearer than
         a step if ``auto`` finds that slices were left out, and none otherwise.
-    between : {"ignore", "gated", "interpolate"}
+    between : {"ignore", "gated", "interpolate", "prior"}
         What unknown slices between known ones become: ignored; what the interpolation of the contours is sure of is
-        supervised and the rest ignored; or all of it is supervised.
+        supervised and the rest ignored; all of it is supervised; or all of it, and ``WSLTrainer`` takes it as a prior.
     contour_sigma_mm : float
         Uncertainty of the drawn contours' position. Voxels this near to a contour, in its slice, are ignored in the
         mask, and the scale of the relevance becomes sqrt(sigma_mm^2 + contour_sigma_mm^2).
@@ -258,6 +263,7 @@ def convert_cases(
                 raise InputError(problems)
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
+        has_ignore |= settings.between == PRIOR and has_confidence  # the training ignores undrawn voxels at first
         if settings.relevance != "none":
             fingerprints = [case.fingerprint for case in prepared if case.fingerprint]
             planned = _plan(settings, objects, fingerprints, len(image_channels))
@@ -321,7 +327,7 @@ def convert_cases(
         _LOG.info(
             "On %d slices between drawn ones an object is supervised %s. --between ignore ignores them.",
             interpolated,
-            "where an interpolation of its contours is sure" if settings.between == "gated" else "by interpolation",
+            _SUPERVISED[settings.between],
         )
 
 
@@ -357,6 +363,11 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
         if not low <= value <= high
     ]
     if settings.relevance == "none":
+        if settings.between == PRIOR:
+            problems.append(
+                "--between prior needs the confidence that comes with the relevance channels. Leave --relevance none "
+                "out, or choose --between gated."
+            )
         problems += [
             f"{option} has no effect with --relevance none. Leave one of them out."
             for option, given in (("--sigma-mm", settings.sigma_mm), ("--intensity-scale", settings.intensity_scale))

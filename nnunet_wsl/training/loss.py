@@ -2,7 +2,7 @@
 
 The *first difference* compares predicted and sample relevance: one sub-difference per object, fused by their mean.
 The *second difference* compares predicted and sample mask; it is nnU-Net's own loss, usually called the
-segmentation loss (Dice and cross-entropy).
+segmentation loss (Dice and cross-entropy); to it comes that of slices that were interpolated as a prior.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     smooth_l1_loss,
 )
+
+from nnunet_wsl.training.prior import InterpolationPrior
 
 VoxelDifference = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -148,6 +150,8 @@ class CombinedLoss(nn.Module):
         Weight of the second difference.
     voxel_difference : callable
         Difference per voxel of the first difference.
+    prior : InterpolationPrior, optional
+        Takes what was interpolated out of the second difference's target, and adds a term of its own for it.
     """
 
     def __init__(
@@ -158,6 +162,7 @@ class CombinedLoss(nn.Module):
         relevance_weight: float = 1.0,
         mask_weight: float = 1.0,
         voxel_difference: VoxelDifference = smooth_l1,
+        prior: InterpolationPrior | None = None,
     ) -> None:
         super().__init__()
         self.second_difference = second_difference
@@ -166,6 +171,7 @@ class CombinedLoss(nn.Module):
         self.relevance_weight = relevance_weight
         self.mask_weight = mask_weight
         self.voxel_difference = voxel_difference
+        self.prior = prior
         self._sums: torch.Tensor | None = None
         self._batches = 0
 
@@ -183,12 +189,16 @@ class CombinedLoss(nn.Module):
         levels = len(output) // 2
         masks = target[:levels]
         relevance, confidence = self._sample(target[levels], masks[0])
-        if isinstance(self.second_difference, DeepSupervisionWrapper):
-            weights = self.second_difference.weight_factors
-            second = self.second_difference(output[:levels], masks)
+        wrapper = self.second_difference if isinstance(self.second_difference, DeepSupervisionWrapper) else None
+        weights: tuple[float, ...] = wrapper.weight_factors if wrapper else (1.0,)
+        second = torch.zeros((), device=relevance.device)
+        if self.prior is not None:
+            assert confidence is not None
+            masks, second = self.prior(output[:levels], masks, confidence, weights)
+        if wrapper:
+            second = second + wrapper(output[:levels], masks)
         else:
-            weights = (1.0,)
-            second = self.second_difference(output[0], masks[0])
+            second = second + self.second_difference(output[0], masks[0])
         subs = torch.zeros(self.num_relevance, device=relevance.device)
         for weight, logits in zip(weights, output[levels:], strict=True):
             if weight:

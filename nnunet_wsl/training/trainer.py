@@ -20,6 +20,7 @@ from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
 from nnunet_wsl.training.network import RelevanceHead
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
+from nnunet_wsl.training.prior import InterpolationPrior
 from nnunet_wsl.training.progress import append_differences_plot
 from nnunet_wsl.training.transforms import RelevanceTransform
 
@@ -164,6 +165,18 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             relevance_weight=self.relevance_weight,
             mask_weight=self.mask_weight,
             voxel_difference=VOXEL_DIFFERENCES[self.voxel_difference],
+            prior=self._interpolation_prior() if self.relevance_channels.interpolation_is_prior else None,
+        )
+
+    def _interpolation_prior(self) -> InterpolationPrior:
+        objects, labels = self.relevance_objects, self.dataset_json["labels"]
+        names = [name for name in labels if name not in ("background", "ignore")]
+        if not self.label_manager.has_regions:
+            names.sort(key=labels.__getitem__)  # regions have the order in which nnU-Net finds them
+        return InterpolationPrior(
+            [0 if objects == (FUSED,) else objects.index(name) for name in names],
+            self.label_manager.ignore_label,
+            has_regions=self.label_manager.has_regions,
         )
 
     def _known_voxels(self, segmentation: torch.Tensor) -> torch.Tensor | None:
