@@ -157,7 +157,7 @@ def test_dataset_json(source, raw):
     }
     settings = block.pop("relevance_settings")
     assert block == {
-        "format_version": 2,
+        "format_version": 3,
         "package_version": __version__,
         "relevance_channels": {"1": "right", "2": "left"},
         "confidence_channels": {},
@@ -497,7 +497,9 @@ def test_relevance_of_an_object_that_is_unknown_inside_another_one_has_no_confid
     np.testing.assert_array_equal(of_a[::2], in_image[::2])
 
 
-@pytest.mark.parametrize(("between", "overlap"), [("gated", "error"), ("interpolate", "regions")])
+@pytest.mark.parametrize(
+    ("between", "overlap"), [("gated", "error"), ("interpolate", "regions"), ("prior", "error"), ("prior", "regions")]
+)
 def test_slices_between_from_the_interpolation(source, raw, between, overlap):
     """Two objects on slices 0 and 4; the hand-derived truth of one object is in test_supervision."""
     write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}}, volume=np.full(SHAPE_ZYX, 7))
@@ -514,12 +516,24 @@ def test_slices_between_from_the_interpolation(source, raw, between, overlap):
     content = json.loads((target / "dataset.json").read_text())
     assert content["wsl"]["between"] == between
     assert content["wsl"]["confidence_channels"] == {"2": "A"}
-    assert ("ignore" in content["labels"]) == (between == "gated")
+    # As a prior nothing of it is ignored, but training ignores it where it looks at what was drawn.
+    assert ("ignore" in content["labels"]) == (between != "interpolate")
+    assert RelevanceChannels.from_dataset_json(content, "Test").interpolation_is_prior == (between == "prior")
+    confidence = read(target / "imagesTr" / "ann_rs_0002.nii.gz")
+    assert (confidence[[0, 4]] == 1).all()
+    assert (confidence[1:4] < 1).all()
     relevance = read(target / "imagesTr" / "ann_rs_0001.nii.gz")
     assert (relevance[2, 2, COLUMNS] == 1).all()  # on the interpolated contour
     with (target / "wsl_report.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["interpolated_slices"], row["gate_mm"]) == ("3", "0.34")
+
+
+def test_a_prior_needs_its_confidence(source, raw):
+    write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}})
+    with pytest.raises(InputError, match="--between prior needs .* choose --between gated"):
+        convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="prior", relevance="none"))
+    assert not list(raw.iterdir())
 
 
 def test_interpolated_objects_that_overlap(source, raw):
