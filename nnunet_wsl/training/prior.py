@@ -17,6 +17,9 @@ from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 DRAWN_CONFIDENCE = (1 + INTERPOLATED_CONFIDENCE) / 2
 """Confidence from which on a voxel is drawn, after augmentation has mixed it with its neighbours."""
 
+_SUREST = 0.998
+"""Confidence in an object that was drawn, beside one that was not, so that the odds are finite: 999 to 1."""
+
 
 class InterpolationPrior:
     """The marginal likelihood of what was interpolated.
@@ -97,8 +100,7 @@ class InterpolationPrior:
         else:
             labels = torch.arange(1, 1 + len(self.maps), device=mask.device)
             inside = mask == labels.view(1, -1, *[1] * (mask.ndim - 2))
-        # Of a drawn object, beside one that is not, the odds are finite too.
-        odds = 2 * torch.atanh(confidence[:, self.maps].float().clamp(0, DRAWN_CONFIDENCE))
+        odds = 2 * torch.atanh(confidence[:, self.maps].float().clamp(0, _SUREST))
         return torch.where(inside, odds, -odds)
 
     def log_likelihood(self, logits: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
