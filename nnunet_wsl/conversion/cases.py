@@ -110,9 +110,10 @@ class ConversionSettings:
     annotated_margin : int, optional
         Slices before the first and after the last drawn one of an object that are unknown. By default those nearer than
         a step if ``auto`` finds that slices were left out, and none otherwise.
-    between : {"ignore", "gated", "interpolate", "prior"}
+    between : {"ignore", "gated", "interpolate", "prior"}, optional
         What unknown slices between known ones become: ignored; what the interpolation of the contours is sure of is
         supervised and the rest ignored; all of it is supervised; or all of it, and ``WSLTrainer`` takes it as a prior.
+        By default "prior", or "gated" without relevance channels, as a prior comes with their confidence.
     contour_sigma_mm : float
         Uncertainty of the drawn contours' position. Voxels this near to a contour, in its slice, are ignored in the
         mask, and the scale of the relevance becomes sqrt(sigma_mm^2 + contour_sigma_mm^2).
@@ -134,11 +135,16 @@ class ConversionSettings:
     annotated: AnnotationRule = "auto"
     annotated_file: Path | None = None
     annotated_margin: int | None = None
-    between: Between = "gated"
+    between: Between | None = None
     contour_sigma_mm: float = 0.0
     missing: Missing = "error"
     overlap: Literal["error", "priority", "regions"] = "error"
     outside: Literal["error", "clip"] = "error"
+
+    @property
+    def between_rule(self) -> Between:
+        """What unknown slices between known ones become, the default resolved."""
+        return self.between or ("gated" if self.relevance == "none" else "prior")
 
 
 @dataclass(frozen=True)
@@ -263,7 +269,7 @@ def convert_cases(
                 raise InputError(problems)
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
-        has_ignore |= settings.between == PRIOR and has_confidence  # the training ignores undrawn voxels at first
+        has_ignore |= settings.between_rule == PRIOR and has_confidence  # the training ignores undrawn voxels at first
         if settings.relevance != "none":
             fingerprints = [case.fingerprint for case in prepared if case.fingerprint]
             planned = _plan(settings, objects, fingerprints, len(image_channels))
@@ -294,7 +300,7 @@ def convert_cases(
                 "annotated": settings.annotated,
                 "annotated_file": ANNOTATED_FILE if listed else None,
                 "annotated_margin": settings.annotated_margin,
-                "between": settings.between,
+                "between": settings.between_rule,
                 "contour_sigma_mm": settings.contour_sigma_mm,
                 "missing": settings.missing,
                 "overlap": settings.overlap,
@@ -327,7 +333,7 @@ def convert_cases(
         _LOG.info(
             "On %d slices between drawn ones an object is supervised %s. --between ignore ignores them.",
             interpolated,
-            _SUPERVISED[settings.between],
+            _SUPERVISED[settings.between_rule],
         )
 
 
@@ -423,7 +429,7 @@ def _prepare(
     supervised = []
     for k, (name, mask, one) in enumerate(zip(placed.objects, masks, knowledge, strict=True)):
         supervision, interpolation = supervise(
-            placed, name, mask, one, image, between=settings.between, contour_sigma_mm=settings.contour_sigma_mm
+            placed, name, mask, one, image, between=settings.between_rule, contour_sigma_mm=settings.contour_sigma_mm
         )
         supervised.append(supervision)
         if settings.relevance != "none":

@@ -166,7 +166,7 @@ def test_dataset_json(source, raw):
         "annotated": "auto",
         "annotated_file": None,
         "annotated_margin": None,
-        "between": "gated",
+        "between": "prior",
         "contour_sigma_mm": 0.0,
         "missing": "error",
         "overlap": "error",
@@ -271,8 +271,10 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     caplog.clear()
     convert_rtstruct(source, 502, "All", settings=ConversionSettings(annotated="all"))
     assert "--between" not in caplog.text
-    convert_rtstruct(source, 503, "Gated")
+    convert_rtstruct(source, 503, "Gated", settings=ConversionSettings(between="gated"))
     assert "On 2 slices between drawn ones an object is supervised where an interpolation" in caplog.text
+    convert_rtstruct(source, 504, "Prior")
+    assert "On 2 slices between drawn ones an object is supervised as far as an interpolation" in caplog.text
     assert 3 not in read(raw / "Dataset502_All" / "labelsTr" / "ann_rs.nii.gz")
     assert "ignore" not in json.loads((raw / "Dataset502_All" / "dataset.json").read_text())["labels"]
 
@@ -529,9 +531,20 @@ def test_slices_between_from_the_interpolation(source, raw, between, overlap):
     assert (row["interpolated_slices"], row["gate_mm"]) == ("3", "0.34")
 
 
+def test_without_relevance_the_default_is_gated(source, raw):
+    write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}}, volume=np.full(SHAPE_ZYX, 7))
+    made = {}
+    for number, between in ((501, None), (502, "gated")):
+        settings = ConversionSettings(between=between, relevance="none")
+        target = convert_rtstruct(source, number, "Test", settings=settings)
+        assert json.loads((target / "dataset.json").read_text())["wsl"]["between"] == "gated"
+        made[between] = read(target / "labelsTr" / "ann_rs.nii.gz")
+    np.testing.assert_array_equal(made[None], made["gated"])
+
+
 def test_a_prior_needs_its_confidence(source, raw):
     write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}})
-    with pytest.raises(InputError, match="--between prior needs .* choose --between gated"):
+    with pytest.raises(InputError, match=r"--between prior needs .* choose --between gated"):
         convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="prior", relevance="none"))
     assert not list(raw.iterdir())
 
