@@ -1,8 +1,9 @@
 """The contract between conversion and training: the block ``"wsl"`` of ``dataset.json``.
 
 A converted dataset lists its image channels first, then its relevance channels, then, if there are any, the confidence
-channels of these. The block says which channels are which and of which object; whatever else conversion records there
-(scales, rules) is for the reader of the dataset and for whoever repeats the conversion.
+channels of these, then, if interpolated labels are a prior, one that tells which labels these are. The block says which
+channels are which and of which object; whatever else conversion records there (scales, rules) is for the reader of the
+dataset and for whoever repeats the conversion.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Half precision holds it exactly, and it is 250 steps of 1/255.
 """
 
 PRIOR = "prior"
-"""The setting ``between`` of a dataset whose interpolated labels are a prior."""
+"""The rule for slices between drawn ones by which interpolated labels are a prior."""
 
 _CONVERT = "Convert the contours with 'nnunet_wsl convert', then plan with 'nnUNetv2_plan_and_preprocess'"
 
@@ -47,15 +48,15 @@ class RelevanceChannels:
     has_confidence : bool
         Whether a confidence channel for each relevance channel follows, in the same order: in [0, 1], how much the
         relevance counts at each voxel. Without, it counts where the label map is not ``ignore``.
-    interpolation_is_prior : bool
-        Whether labels that were interpolated between drawn slices are only the likelier ones, to be trusted as far as
-        the confidence goes.
+    has_prior : bool
+        Whether one more channel is 1 where the label was interpolated between drawn slices, and 0 elsewhere. Such a
+        label is only the likelier one, to be trusted as far as the confidence goes.
     """
 
     num_image_channels: int
     objects: tuple[str, ...]
     has_confidence: bool = False
-    interpolation_is_prior: bool = False
+    has_prior: bool = False
 
     @classmethod
     def from_dataset_json(cls, dataset_json: dict[str, Any], name: str) -> RelevanceChannels:
@@ -95,13 +96,14 @@ class RelevanceChannels:
             )
         confidence = {int(channel): str(obj) for channel, obj in block.get("confidence_channels", {}).items()}
         num_channels = len(dataset_json["channel_names"])
-        num_image_channels = num_channels - len(relevance) - len(confidence)
-        targets = [*sorted(relevance), *sorted(confidence)]
+        interpolated = [int(block["interpolated_channel"])] if "interpolated_channel" in block else []
+        num_image_channels = num_channels - len(relevance) - len(confidence) - len(interpolated)
+        targets = [*sorted(relevance), *sorted(confidence), *interpolated]
         if num_image_channels < 1 or targets != list(range(num_image_channels, num_channels)):
             raise InputError(
                 f"{name}: its dataset.json lists relevance channels {sorted(relevance)} and confidence channels "
                 f"{sorted(confidence)} among {num_channels} channels; expected image channels first, then relevance, "
-                f"then confidence. {_CONVERT}."
+                f"then confidence, then what was interpolated. {_CONVERT}."
             )
         objects = tuple(relevance[c] for c in sorted(relevance))
         if confidence and objects != tuple(confidence[c] for c in sorted(confidence)):
@@ -109,15 +111,15 @@ class RelevanceChannels:
                 f"{name}: its dataset.json has relevance of {', '.join(objects)}, but confidence of "
                 f"{', '.join(confidence[c] for c in sorted(confidence))}; expected the same. {_CONVERT}."
             )
-        is_prior = bool(confidence) and block.get("between") == PRIOR
         labels = sorted(label for label in dataset_json["labels"] if label != "background")
         expected = sorted({*objects, "ignore"})
-        if is_prior and labels != expected and not (objects == (FUSED,) and "ignore" in labels):
+        if interpolated and not (confidence and (labels == expected or (objects == (FUSED,) and "ignore" in labels))):
             raise InputError(
-                f"{name}: its dataset.json has interpolated labels as a prior, and the labels {', '.join(labels)}; "
-                f"expected those of the relevance channels and 'ignore'. {_CONVERT}."
+                f"{name}: its dataset.json has interpolated labels as a prior, the labels {', '.join(labels)} and "
+                f"{len(confidence)} confidence channels; expected those of the relevance channels, with 'ignore'. "
+                f"{_CONVERT}."
             )
-        return cls(num_image_channels, objects, bool(confidence), is_prior)
+        return cls(num_image_channels, objects, bool(confidence), bool(interpolated))
 
     def image_dataset_json(self, dataset_json: dict[str, Any]) -> dict[str, Any]:
         """Return a copy of ``dataset.json`` that lists the image channels only; the block ``"wsl"`` stays."""

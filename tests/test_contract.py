@@ -11,11 +11,12 @@ FOUR = ("T1", "T2", "noNorm", "noNorm")
 
 
 def dataset_json(
-    channels=FOUR, relevance=None, version=FORMAT_VERSION, confidence=None, labels=("GTV", "lung"), between="ignore"
+    channels=FOUR, relevance=None, version=FORMAT_VERSION, confidence=None, labels=("GTV", "lung"), interpolated=None
 ):
     relevance = {"2": "GTV", "3": "lung"} if relevance is None else relevance
     block = {"format_version": version, "package_version": "9.9", "relevance_channels": relevance}
-    block["between"] = between
+    if interpolated is not None:
+        block["interpolated_channel"] = interpolated
     if confidence is not None:
         block["confidence_channels"] = confidence
     return {
@@ -26,6 +27,7 @@ def dataset_json(
 
 
 SIX = (*FOUR, "noNorm", "noNorm")
+SEVEN = (*SIX, "noNorm")
 BOTH = {"4": "GTV", "5": "lung"}
 
 
@@ -56,21 +58,16 @@ def test_reads_and_removes_the_confidence_channels():
 
 @pytest.mark.parametrize("labels", [("GTV", "lung", "ignore"), ("lung", "GTV", "ignore")])
 def test_interpolated_labels_are_a_prior(labels):
-    content = dataset_json(SIX, confidence=BOTH, labels=labels, between="prior")
+    content = dataset_json(SEVEN, confidence=BOTH, labels=labels, interpolated="6")
     channels = RelevanceChannels.from_dataset_json(content, "Dataset001_X")
-    assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=True, interpolation_is_prior=True)
+    assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=True, has_prior=True)
 
 
 def test_fused_confidence_is_that_of_all_labels():
     content = dataset_json(
-        FOUR, {"2": "fused"}, confidence={"3": "fused"}, labels=("GTV", "lung", "ignore"), between="prior"
+        SEVEN[:5], {"2": "fused"}, confidence={"3": "fused"}, labels=("GTV", "lung", "ignore"), interpolated="4"
     )
-    assert RelevanceChannels.from_dataset_json(content, "Dataset001_X").interpolation_is_prior
-
-
-def test_nothing_is_a_prior_where_nothing_was_interpolated():
-    content = dataset_json(between="prior")
-    assert not RelevanceChannels.from_dataset_json(content, "Dataset001_X").interpolation_is_prior
+    assert RelevanceChannels.from_dataset_json(content, "Dataset001_X").has_prior
 
 
 def test_reads_datasets_of_the_version_without_confidence():
@@ -89,11 +86,13 @@ def test_reads_datasets_of_the_version_without_confidence():
         (dataset_json(channels=("noNorm",), relevance={"0": "GTV"}), "image channels first"),
         (dataset_json(confidence={"1": "lung"}), r"confidence channels \[1\] among 4"),
         (dataset_json((*FOUR, "noNorm"), confidence={"4": "GTV"}), "relevance of GTV, lung, but confidence of GTV;"),
-        (dataset_json(SIX, confidence=BOTH, between="prior"), "labels GTV, lung; expected .* and 'ignore'"),
+        (dataset_json(SEVEN, confidence=BOTH, interpolated="6"), "labels GTV, lung and 2 .* with 'ignore'"),
         (
-            dataset_json(SIX, confidence=BOTH, labels=("GTV", "skin", "ignore"), between="prior"),
-            "labels GTV, ignore, skin; expected",
+            dataset_json(SEVEN, confidence=BOTH, labels=("GTV", "skin", "ignore"), interpolated="6"),
+            "labels GTV, ignore, skin and 2 confidence channels; expected",
         ),
+        (dataset_json((*FOUR, "noNorm"), labels=("GTV", "lung", "ignore"), interpolated="4"), "and 0 confidence"),
+        (dataset_json(SEVEN, confidence=BOTH, interpolated="1"), "image channels first"),
     ],
 )
 def test_says_what_is_wrong_and_what_to_run(content, message):

@@ -184,17 +184,17 @@ class CombinedLoss(nn.Module):
             Segmentation logits of every level, then relevance logits of every level.
         target : list of torch.Tensor
             Segmentation target of every level, then at full resolution the R maps of the sample relevance, and behind
-            them the R maps of the confidence in it, if there are any.
+            them the R maps of the confidence in it, if there are any, and with a prior one of what was interpolated.
         """
         levels = len(output) // 2
         masks = target[:levels]
-        relevance, confidence = self._sample(target[levels], masks[0])
+        relevance, confidence, interpolated = self._sample(target[levels], masks[0])
         wrapper = self.second_difference if isinstance(self.second_difference, DeepSupervisionWrapper) else None
         weights: tuple[float, ...] = wrapper.weight_factors if wrapper else (1.0,)
         second = torch.zeros((), device=relevance.device)
         if self.prior is not None:
             assert confidence is not None
-            masks, second = self.prior(output[:levels], masks, confidence, weights)
+            masks, second = self.prior(output[:levels], masks, confidence, interpolated, weights)
         if wrapper:
             second = second + wrapper(output[:levels], masks)
         else:
@@ -211,11 +211,10 @@ class CombinedLoss(nn.Module):
         loss: torch.Tensor = self.mask_weight * second + self.relevance_weight * first
         return loss
 
-    def _sample(self, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the sample relevance and the confidence in it."""
-        if maps.shape[1] == 2 * self.num_relevance:
-            return maps[:, : self.num_relevance], maps[:, self.num_relevance :]
-        return maps, self.known_voxels(mask)
+    def _sample(self, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Return the sample relevance, the confidence in it, and what was interpolated, without channels if nothing."""
+        relevance, confidence, interpolated = maps.tensor_split((self.num_relevance, 2 * self.num_relevance), dim=1)
+        return relevance, confidence if confidence.shape[1] else self.known_voxels(mask), interpolated
 
     def take_averages(self) -> np.ndarray:
         """Return the averages since the last call, and start anew.

@@ -12,11 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import logsigmoid
 
-from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
-
-DRAWN_CONFIDENCE = (1 + INTERPOLATED_CONFIDENCE) / 2
-"""Confidence from which on a voxel is drawn, after augmentation has mixed it with its neighbours."""
-
 _SUREST = 0.998
 """Confidence in an object that was drawn, beside one that was not, so that the odds are finite: 999 to 1."""
 
@@ -24,11 +19,12 @@ _SUREST = 0.998
 class InterpolationPrior:
     """The marginal likelihood of what was interpolated.
 
-    Of an undrawn voxel the dataset has the likelier label and the confidence in it, c = abs(2 q - 1), where q is
-    the interpolation's probability that the voxel is inside an object. Its difference is -log sum_k prior_k p_k, with
-    p the prediction: the cross-entropy where the prior is sure, none where it knows nothing. The gradient is that of
-    the cross-entropy with the posterior, prior_k p_k / sum_j prior_j p_j, as label: that of a step of expectation
-    maximisation (Dempster, Laird and Rubin 1977).
+    Of an interpolated voxel the dataset has the likelier label and, for every object, the confidence c in the side of
+    its contour, which makes q = (1 + c) / 2 the probability of that side. The voxel's difference is
+    -log sum_k prior_k p_k, with p the prediction and a prior that is 1 for the likeliest label: the cross-entropy where
+    the prior is sure, 0 where it knows nothing. The gradient is that of the cross-entropy with the posterior,
+    prior_k p_k / sum_j prior_j p_j, as label: that of a step of expectation maximisation (Dempster, Laird and Rubin
+    1977).
 
     Parameters
     ----------
@@ -50,6 +46,7 @@ class InterpolationPrior:
         output: Sequence[torch.Tensor],
         masks: Sequence[torch.Tensor],
         confidence: torch.Tensor,
+        interpolated: torch.Tensor,
         weights: Sequence[float],
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Part what was drawn from what was interpolated.
@@ -62,27 +59,30 @@ class InterpolationPrior:
             Segmentation target of every level, (B, 1, *shape), or (B, K + 1, *shape) with regions.
         confidence : torch.Tensor
             (B, R, *spatial) at full resolution.
+        interpolated : torch.Tensor
+            (B, 1, *spatial) at full resolution, 1 where the label was interpolated, else 0; in between where
+            augmentation has mixed both.
         weights : sequence of float
             Of the levels.
 
         Returns
         -------
         masks : list of torch.Tensor
-            The target of every level, where only what was drawn is not ignored.
+            The target of every level, where what was interpolated is ignored.
         difference : torch.Tensor
-            Float32: the mean difference over the undrawn voxels of the batch, by the weights of the levels.
+            Float32: the mean difference over the interpolated voxels of the batch, by the weights of the levels.
         """
-        drawn = (confidence >= DRAWN_CONFIDENCE).all(1, keepdim=True)
+        undrawn = interpolated > 0.5
         difference = torch.zeros((), device=confidence.device)
         drawn_masks = []
         for weight, logits, mask in zip(weights, output, masks, strict=True):
-            is_drawn = at_level(drawn, logits.shape[2:])
-            drawn_masks.append(self._ignoring(mask, ~is_drawn))
+            shape = logits.shape[2:]
+            voxels = at_level(undrawn, shape) & self._known(mask)
+            drawn_masks.append(self._ignoring(mask, voxels))
             if weight:
-                undrawn = ~is_drawn & self._known(mask)
-                prior = self.inside_log_odds(mask, at_level(confidence, logits.shape[2:]))
-                likelihood = torch.where(undrawn, self.log_likelihood(logits.float(), prior), 0)
-                difference = difference - weight * likelihood.sum() / undrawn.sum().clamp(min=1)
+                log_odds = self.inside_log_odds(mask, at_level(confidence, shape))
+                likelihood = torch.where(voxels, self.log_likelihood(logits.float(), log_odds), 0)
+                difference = difference - weight * likelihood.sum() / voxels.sum().clamp(min=1)
         return drawn_masks, difference
 
     def _known(self, mask: torch.Tensor) -> torch.Tensor:
@@ -103,15 +103,14 @@ class InterpolationPrior:
         odds = 2 * torch.atanh(confidence[:, self.maps].float().clamp(0, _SUREST))
         return torch.where(inside, odds, -odds)
 
-    def log_likelihood(self, logits: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    def log_likelihood(self, logits: torch.Tensor, log_odds: torch.Tensor) -> torch.Tensor:
         """Return log sum_k prior_k p_k, (B, 1, *shape), of logits and the log-odds of every label or region."""
-        if self.has_regions:
-            # q p + (1 - q) (1 - p), for each region by itself
-            inside = logsigmoid(prior) + logsigmoid(logits)
-            outside = logsigmoid(-prior) + logsigmoid(-logits)
+        if self.has_regions:  # each by itself
+            inside = logsigmoid(logits) + log_odds.clamp(max=0)
+            outside = logsigmoid(-logits) - log_odds.clamp(min=0)
             return torch.logaddexp(inside, outside).sum(1, keepdim=True)
-        background = torch.zeros_like(prior[:, :1])
-        log_prior = torch.log_softmax(torch.cat([background, prior], 1), 1)
+        log_prior = torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1)
+        log_prior = log_prior - log_prior.amax(1, keepdim=True)
         return torch.logsumexp(torch.log_softmax(logits, 1) + log_prior, 1, keepdim=True)
 
 

@@ -129,6 +129,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         channels = self.relevance_channels
         images, maps = channels.num_image_channels, len(channels.objects)
         confidences = maps if channels.has_confidence else 0
+        interpolated = int(channels.has_prior)
         found = {
             case: len(dataset.load_case(case)[0])  # opened, not read
             for dataset in datasets
@@ -136,9 +137,10 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         }
         if problems := [
             f"Case '{case}': preprocessed, it has {count} channels; its dataset.json lists {images} of the image, "
-            f"{maps} of relevance and {confidences} of confidence. It was converted anew: plan and preprocess again."
+            f"{maps} of relevance, {confidences} of confidence and {interpolated} of what was interpolated. It was "
+            "converted anew: plan and preprocess again."
             for case, count in sorted(found.items())
-            if count != images + maps + confidences
+            if count != images + maps + confidences + interpolated
         ]:
             raise InputError(problems)
         return datasets
@@ -165,7 +167,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             relevance_weight=self.relevance_weight,
             mask_weight=self.mask_weight,
             voxel_difference=VOXEL_DIFFERENCES[self.voxel_difference],
-            prior=self._interpolation_prior() if self.relevance_channels.interpolation_is_prior else None,
+            prior=self._interpolation_prior() if self.relevance_channels.has_prior else None,
         )
 
     def _interpolation_prior(self) -> InterpolationPrior:

@@ -65,7 +65,9 @@ def write_tiny_dataset(raw, labels, relevance):
         if "prior" in labels:  # every 2nd slice drawn, the last one unknown
             sure = np.random.default_rng(seed).uniform(0, 0.98, (len(maps), *SHAPE_ZYX)).astype(np.float32)
             sure[:, ::2], sure[:, -1], label[-1] = 1, 0, 3
-            maps += list(sure)
+            interpolated = np.zeros(SHAPE_ZYX, np.float32)
+            interpolated[1:-1:2] = 1
+            maps += [*sure, interpolated]
         write_image(image, folder / "imagesTr" / f"{case}_0000.nii.gz")
         write_image(image, folder / "imagesTs" / f"{case}_0000.nii.gz")
         for channel, values in enumerate(maps, start=1):
@@ -73,8 +75,9 @@ def write_tiny_dataset(raw, labels, relevance):
         write_image(label, folder / "labelsTr" / f"{case}.nii.gz")
     names = {"fused": [FUSED], "per-object": ["whole", "core"]}[relevance]
     confidences = names if "prior" in labels else []
+    channels = [*names, *confidences, *(["interpolated"] if confidences else [])]
     dataset_json = {
-        "channel_names": {"0": "CT"} | {str(i): "noNorm" for i, _ in enumerate([*names, *confidences], start=1)},
+        "channel_names": {"0": "CT"} | {str(i): "noNorm" for i, _ in enumerate(channels, start=1)},
         "labels": {"background": 0, "shell": 1, "core": 2},
         "numTraining": len(CASES),
         "file_ending": ".nii.gz",
@@ -83,7 +86,7 @@ def write_tiny_dataset(raw, labels, relevance):
             "package_version": "0",
             "relevance_channels": {str(i): name for i, name in enumerate(names, start=1)},
             "confidence_channels": {str(i): name for i, name in enumerate(confidences, start=1 + len(names))},
-            "between": "prior" if "prior" in labels else "gated",
+            **({"interpolated_channel": str(len(channels))} if "prior" in labels else {}),
         },
     }
     if "regions" in labels:

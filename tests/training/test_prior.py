@@ -28,14 +28,16 @@ def voxels(values, dtype=None):
     return torch.tensor(values, dtype=dtype)[None, :, None, None]
 
 
-def difference(prior, logits, mask, confidence):
-    return prior([logits], [mask], confidence, [1.0])[1]
+def difference(prior, logits, mask, confidence, interpolated=None):
+    interpolated = torch.ones_like(confidence[:, :1]) if interpolated is None else interpolated
+    return prior([logits], [mask], confidence, interpolated, [1.0])[1]
 
 
 def test_two_labels_by_hand():
     # The first object probably there (0.8), the second probably not (0.1): background 0.2 * 0.9, first 0.8 * 0.9,
     # second 0.2 * 0.1, of what one voxel can be.
-    expected = np.array([0.18, 0.72, 0.02]) / 0.92
+    # Its likeliest label counts as 1.
+    expected = np.array([0.18, 0.72, 0.02]) / 0.72
     predicted = np.array([0.5, 0.2, 0.3])
     logits, mask = voxels(np.log(predicted)[:, None].tolist()), voxels([[1]])
     result = difference(LABELS, logits, mask, voxels([[0.6], [0.8]]))
@@ -43,13 +45,14 @@ def test_two_labels_by_hand():
 
 
 def test_regions_by_hand():
-    # The inner object, whose confidence comes first, is rather not there (0.3), the outer one is (0.9).
+    # The inner object, whose confidence comes first, is rather not there (0.3), the outer one is (0.9). The likelier
+    # side counts as 1.
     p_outer, p_inner = 0.6, 0.2
     logits = torch.logit(voxels([[p_outer], [p_inner]]))
     mask = voxels([[1], [0], [0]])
     result = difference(REGIONS, logits, mask, voxels([[0.4], [0.8]]))
     expected = np.log(0.9 * p_outer + 0.1 * (1 - p_outer)) + np.log(0.3 * p_inner + 0.7 * (1 - p_inner))
-    assert result.item() == pytest.approx(-expected, rel=1e-5)
+    assert result.item() == pytest.approx(np.log(0.9) + np.log(0.7) - expected, rel=1e-5)
 
 
 @settings(max_examples=50)
@@ -66,7 +69,7 @@ def test_any_number_of_labels_by_enumeration(data):
         if sum(there) < 2:
             what = 1 + there.index(1) if any(there) else 0
             weights[what] = np.prod([q if here else 1 - q for q, here in zip(inside, there, strict=True)])
-    expected = -np.log(weights / weights.sum() @ torch.softmax(logits, 0).numpy())
+    expected = -np.log(weights / weights.max() @ torch.softmax(logits, 0).numpy())
     prior = InterpolationPrior(range(number), number + 1, has_regions=False)
     confidence = voxels([[c] for c in sure], torch.float32)
     result = difference(prior, logits[None, :, None, None, None], voxels([[label]]), confidence)
@@ -84,10 +87,15 @@ def test_the_gradient_is_that_of_the_posterior_as_label():
     torch.testing.assert_close(found, expected)
 
 
-def test_what_nothing_is_known_of_teaches_nothing():
-    logits = torch.randn(1, 3, 2, 5, 3, requires_grad=True)
+@pytest.mark.parametrize("prior", [LABELS, REGIONS])
+def test_what_nothing_is_known_of_teaches_nothing(prior):
+    logits = torch.randn(1, 3 - prior.has_regions, 2, 5, 3, requires_grad=True)
     mask = torch.randint(0, 3, (1, 1, 2, 5, 3))
-    difference(LABELS, logits, mask, torch.zeros(1, 2, 2, 5, 3)).backward()
+    if prior.has_regions:
+        mask = torch.cat([mask >= 1, mask >= 2, mask > 2], 1)
+    loss = difference(prior, logits, mask, torch.zeros(1, 2, 2, 5, 3))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    loss.backward()
     torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-8, rtol=0)
 
 
@@ -107,10 +115,10 @@ def test_drawn_and_ignored_voxels_are_left_to_nnunets_loss(prior):
     ignored = torch.rand(shape, generator=generator) < 0.2
     confidence = torch.rand((2, 2, *shape[2:]), generator=generator) * 0.98
     drawn = torch.rand(shape, generator=generator) < 0.4
-    confidence = torch.where(drawn, 1, confidence)
+    confidence[drawn.expand_as(confidence)] = 0  # whatever it is of voxels that were not interpolated
     regions = torch.cat([label >= 1, label >= 2, ignored], 1)
     mask = regions if prior.has_regions else torch.where(ignored, IGNORE, label)
-    (drawn_mask,), loss = prior([logits], [mask], confidence, [1.0])
+    (drawn_mask,), loss = prior([logits], [mask], confidence, (~drawn).float(), [1.0])
     (gradient,) = torch.autograd.grad(loss, logits)
     untouched = drawn | ignored
     assert (gradient[untouched.expand_as(gradient)] == 0).all()
@@ -122,14 +130,23 @@ def test_drawn_and_ignored_voxels_are_left_to_nnunets_loss(prior):
         assert torch.equal(drawn_mask, torch.where(drawn, mask, IGNORE))
 
 
-def test_one_object_drawn_where_another_is_not():
-    # A drawn object decides, whatever the confidence in the other one.
-    logits = torch.zeros(1, 3, 1, 1, 1)
-    for sure in (0.0, 0.5, INTERPOLATED_CONFIDENCE):
-        result = difference(LABELS, logits, voxels([[1]]), voxels([[1.0], [sure]]))
-        assert result.item() == pytest.approx(np.log(3), abs=1e-5)  # p is the same of all
-        logits_for = voxels([[0.0], [9.0], [0.0]])
-        assert difference(LABELS, logits_for, voxels([[1]]), voxels([[1.0], [sure]])).item() < 0.02
+@pytest.mark.parametrize("sure", [0.0, 0.5, INTERPOLATED_CONFIDENCE])
+def test_one_object_drawn_where_another_is_not(sure):
+    """A drawn object decides, whatever the confidence in the other one."""
+    mask, confidence = voxels([[1]]), voxels([[1.0], [sure]])
+    for logits in ([0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 2.0]):
+        predicted = voxels([[value] for value in logits])
+        expected = cross_entropy(predicted, mask[:, 0])
+        assert difference(LABELS, predicted, mask, confidence).item() == pytest.approx(expected.item(), abs=0.01)
+
+
+def test_mixed_voxels_are_what_they_are_nearest_to():
+    """Augmentation interpolates between slices; labels are those of the nearest one."""
+    interpolated = voxels([[0.0, 0.49, 0.51, 1.0]])
+    mask = voxels([[1, 1, 2, 2]])
+    confidence = voxels([[0.3] * 4, [0.6] * 4])
+    (drawn,), _ = LABELS([torch.zeros(1, 3, 1, 1, 4)], [mask], confidence, interpolated, [1.0])
+    assert drawn.flatten().tolist() == [1, 1, IGNORE, IGNORE]
 
 
 def test_confidence_in_a_fused_map_is_that_of_every_object():
@@ -153,7 +170,8 @@ def random_batch(seed):
     output = [torch.randn(2, channels, *shape, generator=generator) for channels in (3, 2) for shape in shapes]
     full = torch.randint(0, 4, (2, 1, *shapes[0]), generator=generator)
     masks = [full, at_level(full, shapes[1])]
-    maps = torch.rand(2, 4, *shapes[0], generator=generator)
+    maps = torch.rand(2, 5, *shapes[0], generator=generator)
+    maps[:, 4:] = (maps[:, 4:] > 0.4).float()
     return output, masks, maps
 
 
@@ -170,7 +188,7 @@ class StockLoss:
 @given(st.integers(0, 2**16))
 def test_loss_of_drawn_voxels_is_nnunets(seed):
     output, masks, maps = random_batch(seed)
-    maps[:, 2:] = 1
+    maps[:, 4:] = 0
     stock = DeepSupervisionWrapper(nnUNetTrainer._build_loss(StockLoss()), (2 / 3, 1 / 3))
     losses = [CombinedLoss(stock, 2, lambda _: None, prior=prior)(output, [*masks, maps]) for prior in (None, LABELS)]
     torch.testing.assert_close(*losses)
@@ -180,7 +198,7 @@ def test_loss_of_drawn_voxels_is_nnunets(seed):
 @given(st.integers(0, 2**16))
 def test_nothing_drawn_in_a_batch(seed):
     output, masks, maps = random_batch(seed)
-    maps *= 0.98
+    maps[:, 4:] = 1
     output = [logits.requires_grad_() for logits in output]
     stock = DeepSupervisionWrapper(nnUNetTrainer._build_loss(StockLoss()), (2 / 3, 1 / 3))
     loss = CombinedLoss(stock, 2, lambda _: None, prior=LABELS)
@@ -189,16 +207,21 @@ def test_nothing_drawn_in_a_batch(seed):
         assert torch.isfinite(logits.grad).all()
         assert logits.grad.any()
     _, second, *_ = loss.take_averages()
-    marginal = LABELS(output[:2], masks, maps[:, 2:], (2 / 3, 1 / 3))[1].item()
+    marginal = LABELS(output[:2], masks, maps[:, 2:4], maps[:, 4:], (2 / 3, 1 / 3))[1].item()
     # Dice of nothing is 1, its loss -1; there is no cross-entropy.
     assert second == pytest.approx(marginal - 1, abs=1e-4)
 
 
 def test_coarser_levels_count_by_their_weight():
     output, masks, maps = random_batch(3)
-    parts = [LABELS(output[:2], masks, maps[:, 2:], weights)[1].item() for weights in ((1, 0), (0, 1), (0.7, 0.3))]
+    parts = [
+        LABELS(output[:2], masks, maps[:, 2:4], maps[:, 4:], weights)[1].item()
+        for weights in ((1, 0), (0, 1), (0.7, 0.3))
+    ]
     assert parts[2] == pytest.approx(0.7 * parts[0] + 0.3 * parts[1], rel=1e-5)
-    assert parts[0] == pytest.approx(difference(LABELS, output[0], masks[0], maps[:, 2:]).item(), rel=1e-6)
+    assert parts[0] == pytest.approx(
+        difference(LABELS, output[0], masks[0], maps[:, 2:4], maps[:, 4:]).item(), rel=1e-6
+    )
 
 
 def test_without_deep_supervision():
@@ -206,7 +229,7 @@ def test_without_deep_supervision():
     stock = nnUNetTrainer._build_loss(StockLoss())
     output, masks = [output[0], output[2]], masks[:1]
     loss = CombinedLoss(stock, 2, lambda _: None, relevance_weight=0, prior=LABELS)
-    drawn, marginal = LABELS(output[:1], masks, maps[:, 2:], (1.0,))
+    drawn, marginal = LABELS(output[:1], masks, maps[:, 2:4], maps[:, 4:], (1.0,))
     assert isinstance(stock, nn.Module)
     expected = stock(output[0], drawn[0]) + marginal
     torch.testing.assert_close(loss(output, [*masks, maps]), expected)

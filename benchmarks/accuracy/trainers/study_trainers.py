@@ -17,10 +17,10 @@ from scipy import ndimage
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 from nnunet_wsl.training.loader import PatchesInImageLoader, loading_with
 from nnunet_wsl.training.loss import CombinedLoss
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
-from nnunet_wsl.training.prior import DRAWN_CONFIDENCE
 from nnunet_wsl.training.trainer import WSLTrainer
 
 
@@ -84,6 +84,10 @@ class StudyWSLStockPatches(StudyWSL):
         return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
 
 
+_DRAWN_CONFIDENCE = (1 + INTERPOLATED_CONFIDENCE) / 2
+"""Confidence from which on a voxel is drawn, after augmentation has mixed it with its neighbours."""
+
+
 def ignore_interpolated(target: list[torch.Tensor], chosen: torch.Tensor, ignore_label: int) -> list[torch.Tensor]:
     """Ignore in some patches what was interpolated; a patch that shows nothing that was drawn stays as it is.
 
@@ -99,7 +103,7 @@ def ignore_interpolated(target: list[torch.Tensor], chosen: torch.Tensor, ignore
     """
     *levels, maps = target
     relevance, confidence = maps.tensor_split(2, dim=1)
-    least = DRAWN_CONFIDENCE if maps.is_floating_point() else 255 * DRAWN_CONFIDENCE
+    least = _DRAWN_CONFIDENCE if maps.is_floating_point() else 255 * _DRAWN_CONFIDENCE
     drawn = (confidence >= least).all(1, keepdim=True)
     changes = chosen & drawn.flatten(1).any(1)
     stays = drawn | ~changes.view(-1, *[1] * (maps.ndim - 1))
