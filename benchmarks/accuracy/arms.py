@@ -113,7 +113,12 @@ METHODS = {
     ),
 }
 
-ARMS = {f"{labelling}-{method}": (labelling, method) for labelling, method in product(LABELLINGS, METHODS)}
+ARMS = {
+    f"{labelling}-{method}": (labelling, method)
+    for labelling, method in product(LABELLINGS, METHODS)
+    # A prior comes with the confidence of relevance channels.
+    if METHODS[method].relevance or LABELLINGS[labelling].between != "prior"
+}
 
 MAIN_ARMS = tuple(
     f"{labelling}-{method}"
