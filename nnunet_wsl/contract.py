@@ -1,9 +1,8 @@
 """The contract between conversion and training: the block ``"wsl"`` of ``dataset.json``.
 
 A converted dataset lists its image channels first, then its relevance channels, then, if there are any, the confidence
-channels of these, then, if interpolated labels are a prior, one that tells which labels these are. The block says which
-channels are which and of which object; whatever else conversion records there (scales, rules) is for the reader of the
-dataset and for whoever repeats the conversion.
+channels of these. The block says which channels are which and of which object; whatever else conversion records there
+(scales, rules) is for the reader of the dataset and for whoever repeats the conversion.
 """
 
 from __future__ import annotations
@@ -14,11 +13,8 @@ from typing import Any
 
 from nnunet_wsl.errors import InputError
 
-FORMAT_VERSION = 3
-"""Version of the converted dataset's format; a reader refuses newer ones.
-
-Version 1 had no confidence channels, version 2 no labels that are a prior.
-"""
+FORMAT_VERSION = 2
+"""Version of the converted dataset's format; a reader refuses newer ones. Version 1 had no confidence channels."""
 
 FUSED = "fused"
 """Name of the one relevance channel of a dataset whose sub-relevances were fused."""
@@ -28,9 +24,6 @@ INTERPOLATED_CONFIDENCE = 251 / 256
 
 Half precision holds it exactly, and it is 250 steps of 1/255.
 """
-
-PRIOR = "prior"
-"""The rule for slices between drawn ones by which interpolated labels are a prior."""
 
 _CONVERT = "Convert the contours with 'nnunet_wsl convert', then plan with 'nnUNetv2_plan_and_preprocess'"
 
@@ -48,15 +41,11 @@ class RelevanceChannels:
     has_confidence : bool
         Whether a confidence channel for each relevance channel follows, in the same order: in [0, 1], how much the
         relevance counts at each voxel. Without, it counts where the label map is not ``ignore``.
-    has_prior : bool
-        Whether one more channel is 1 where the label was interpolated between drawn slices, and 0 elsewhere. Such a
-        label is only the likelier one, to be trusted as far as the confidence goes.
     """
 
     num_image_channels: int
     objects: tuple[str, ...]
     has_confidence: bool = False
-    has_prior: bool = False
 
     @classmethod
     def from_dataset_json(cls, dataset_json: dict[str, Any], name: str) -> RelevanceChannels:
@@ -96,14 +85,13 @@ class RelevanceChannels:
             )
         confidence = {int(channel): str(obj) for channel, obj in block.get("confidence_channels", {}).items()}
         num_channels = len(dataset_json["channel_names"])
-        interpolated = [int(block["interpolated_channel"])] if "interpolated_channel" in block else []
-        num_image_channels = num_channels - len(relevance) - len(confidence) - len(interpolated)
-        targets = [*sorted(relevance), *sorted(confidence), *interpolated]
+        num_image_channels = num_channels - len(relevance) - len(confidence)
+        targets = [*sorted(relevance), *sorted(confidence)]
         if num_image_channels < 1 or targets != list(range(num_image_channels, num_channels)):
             raise InputError(
                 f"{name}: its dataset.json lists relevance channels {sorted(relevance)} and confidence channels "
                 f"{sorted(confidence)} among {num_channels} channels; expected image channels first, then relevance, "
-                f"then confidence, then what was interpolated. {_CONVERT}."
+                f"then confidence. {_CONVERT}."
             )
         objects = tuple(relevance[c] for c in sorted(relevance))
         if confidence and objects != tuple(confidence[c] for c in sorted(confidence)):
@@ -111,15 +99,7 @@ class RelevanceChannels:
                 f"{name}: its dataset.json has relevance of {', '.join(objects)}, but confidence of "
                 f"{', '.join(confidence[c] for c in sorted(confidence))}; expected the same. {_CONVERT}."
             )
-        labels = sorted(label for label in dataset_json["labels"] if label != "background")
-        expected = sorted({*objects, "ignore"})
-        if interpolated and not (confidence and (labels == expected or (objects == (FUSED,) and "ignore" in labels))):
-            raise InputError(
-                f"{name}: its dataset.json has interpolated labels as a prior, the labels {', '.join(labels)} and "
-                f"{len(confidence)} confidence channels; expected those of the relevance channels, with 'ignore'. "
-                f"{_CONVERT}."
-            )
-        return cls(num_image_channels, objects, bool(confidence), bool(interpolated))
+        return cls(num_image_channels, objects, bool(confidence))
 
     def image_dataset_json(self, dataset_json: dict[str, Any]) -> dict[str, Any]:
         """Return a copy of ``dataset.json`` that lists the image channels only; the block ``"wsl"`` stays."""

@@ -10,25 +10,12 @@ from nnunet_wsl.errors import InputError
 FOUR = ("T1", "T2", "noNorm", "noNorm")
 
 
-def dataset_json(
-    channels=FOUR, relevance=None, version=FORMAT_VERSION, confidence=None, labels=("GTV", "lung"), interpolated=None
-):
+def dataset_json(channels=FOUR, relevance=None, version=FORMAT_VERSION, confidence=None):
     relevance = {"2": "GTV", "3": "lung"} if relevance is None else relevance
     block = {"format_version": version, "package_version": "9.9", "relevance_channels": relevance}
-    if interpolated is not None:
-        block["interpolated_channel"] = interpolated
     if confidence is not None:
         block["confidence_channels"] = confidence
-    return {
-        "channel_names": {str(i): c for i, c in enumerate(channels)},
-        "labels": {label: value for value, label in enumerate(("background", *labels))},
-        "wsl": block,
-    }
-
-
-SIX = (*FOUR, "noNorm", "noNorm")
-SEVEN = (*SIX, "noNorm")
-BOTH = {"4": "GTV", "5": "lung"}
+    return {"channel_names": {str(i): c for i, c in enumerate(channels)}, "wsl": block}
 
 
 def test_reads_and_removes_the_relevance_channels():
@@ -56,20 +43,6 @@ def test_reads_and_removes_the_confidence_channels():
     assert channels.image_dataset_json(content)["channel_names"] == {"0": "T1", "1": "T2"}
 
 
-@pytest.mark.parametrize("labels", [("GTV", "lung", "ignore"), ("lung", "GTV", "ignore")])
-def test_interpolated_labels_are_a_prior(labels):
-    content = dataset_json(SEVEN, confidence=BOTH, labels=labels, interpolated="6")
-    channels = RelevanceChannels.from_dataset_json(content, "Dataset001_X")
-    assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=True, has_prior=True)
-
-
-def test_fused_confidence_is_that_of_all_labels():
-    content = dataset_json(
-        SEVEN[:5], {"2": "fused"}, confidence={"3": "fused"}, labels=("GTV", "lung", "ignore"), interpolated="4"
-    )
-    assert RelevanceChannels.from_dataset_json(content, "Dataset001_X").has_prior
-
-
 def test_reads_datasets_of_the_version_without_confidence():
     channels = RelevanceChannels.from_dataset_json(dataset_json(version=1), "Dataset001_X")
     assert channels == RelevanceChannels(2, ("GTV", "lung"), has_confidence=False)
@@ -86,13 +59,6 @@ def test_reads_datasets_of_the_version_without_confidence():
         (dataset_json(channels=("noNorm",), relevance={"0": "GTV"}), "image channels first"),
         (dataset_json(confidence={"1": "lung"}), r"confidence channels \[1\] among 4"),
         (dataset_json((*FOUR, "noNorm"), confidence={"4": "GTV"}), "relevance of GTV, lung, but confidence of GTV;"),
-        (dataset_json(SEVEN, confidence=BOTH, interpolated="6"), "labels GTV, lung and 2 .* with 'ignore'"),
-        (
-            dataset_json(SEVEN, confidence=BOTH, labels=("GTV", "skin", "ignore"), interpolated="6"),
-            "labels GTV, ignore, skin and 2 confidence channels; expected",
-        ),
-        (dataset_json((*FOUR, "noNorm"), labels=("GTV", "lung", "ignore"), interpolated="4"), "and 0 confidence"),
-        (dataset_json(SEVEN, confidence=BOTH, interpolated="1"), "image channels first"),
     ],
 )
 def test_says_what_is_wrong_and_what_to_run(content, message):

@@ -22,7 +22,7 @@ class Labelling:
         How tables call it.
     simulation : Simulation
         How contours are drawn around the dense masks.
-    between : {"ignore", "gated", "interpolate", "prior"}
+    between : {"ignore", "gated", "interpolate"}
         What becomes of the slices between.
     contour_sigma_mm : float
         What the conversion is told of the contours' uncertainty.
@@ -67,13 +67,11 @@ RELEVANCE = {
 
 BETWEEN: dict[Between, str] = {"ignore": "ignored between", "gated": "gated", "interpolate": "interpolated"}
 
-STEPS = ((3, "3rd"), (5, "5th"), (8, "8th"))
-
 LABELLINGS = {
     "dense": Labelling("every slice"),
     **{
         f"every{step}-{between}": Labelling(f"every {ordinal}, {title}", Simulation(every=step), between)
-        for (step, ordinal), (between, title) in product(STEPS, BETWEEN.items())
+        for (step, ordinal), (between, title) in product(((3, "3rd"), (5, "5th"), (8, "8th")), BETWEEN.items())
     },
     "jitter1": Labelling("every slice, jitter 1 mm", Simulation(jitter_mm=1.0)),
     "jitter2": Labelling("every slice, jitter 2 mm", Simulation(jitter_mm=2.0)),
@@ -81,10 +79,6 @@ LABELLINGS = {
     "dropped-gated": Labelling("30 % of the slices forgotten, gated", Simulation(drop=0.3), "gated"),
     "jitter1-told": Labelling("every slice, jitter 1 mm, told", Simulation(jitter_mm=1.0), contour_sigma_mm=1.0),
     "jitter2-told": Labelling("every slice, jitter 2 mm, told", Simulation(jitter_mm=2.0), contour_sigma_mm=2.0),
-    **{
-        f"every{step}-prior": Labelling(f"every {ordinal}, as a prior", Simulation(every=step), "prior")
-        for step, ordinal in STEPS
-    },
 }
 
 METHODS = {
@@ -92,6 +86,7 @@ METHODS = {
     "in-image": Method("stock, patches in the image", "StudyStockInImage", ""),
     "wsl": Method("WSL", "StudyWSL"),
     "wsl-stock-patches": Method("WSL, nnU-Net's patches", "StudyWSLStockPatches", in_image=False),
+    "prior": Method("WSL, as a prior", "StudyWSLPrior"),
     "fade": Method("WSL, fading", "StudyWSLFade"),
     "weight0.3": Method("WSL, lambda 0.3", "StudyWSLWeight03"),
     "weight3": Method("WSL, lambda 3", "StudyWSLWeight3"),
@@ -113,12 +108,7 @@ METHODS = {
     ),
 }
 
-ARMS = {
-    f"{labelling}-{method}": (labelling, method)
-    for labelling, method in product(LABELLINGS, METHODS)
-    # A prior comes with the confidence of relevance channels.
-    if METHODS[method].relevance or LABELLINGS[labelling].between != "prior"
-}
+ARMS = {f"{labelling}-{method}": (labelling, method) for labelling, method in product(LABELLINGS, METHODS)}
 
 MAIN_ARMS = tuple(
     f"{labelling}-{method}"
@@ -157,9 +147,8 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
     """Which arms are compared; the first of a pair is what the second is held against.
 
     Of one labelling, every method with stock and with stock on the same patches; of one method, gated with ignored and
-    interpolated, the interpolation as a prior with all of these, told with untold jitter, and interpolation that fades
-    with that which does not and with none; and what is gated or has a prior with all slices drawn, by stock and by the
-    same method, and with stock on what is ignored between.
+    interpolated, and told with untold jitter; interpolation that fades, or is a prior, with WSL on what is gated or
+    ignored; and what is gated or a prior with all slices drawn, and with stock on what is ignored between.
     """
     found = []
     for arm in arms:
@@ -167,14 +156,16 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
         others = [f"{labelling}-stock"]
         if METHODS[method].in_image:
             others.append(f"{labelling}-in-image")
-        if labelling.endswith(("-gated", "-prior")):
-            step, between = labelling.split("-")
-            others += [f"{step}-gated-{method}"] if between == "prior" else []
+        if labelling.endswith("-gated"):
+            step = labelling.removesuffix("-gated")
             others += [f"{step}-ignore-{method}", f"{step}-interpolate-{method}", f"{step}-ignore-stock"]
             others += ["dense-stock", f"dense-{method}"]
         if labelling.endswith("-told"):
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
         if method == "fade":
             others += [f"{labelling}-wsl", f"{labelling.removesuffix('-gated')}-ignore-wsl"]
+        if method == "prior":
+            others += [f"{labelling.replace('interpolate', between)}-wsl" for between in BETWEEN]
+            others += [f"{labelling.removesuffix('-interpolate')}-ignore-stock", "dense-stock"]
         found += [(other, arm) for other in dict.fromkeys(others) if other in arms and other != arm]
     return found

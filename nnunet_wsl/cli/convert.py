@@ -167,10 +167,9 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         "step if 'auto' finds that slices were left out, else none)",
     )  # fmt: skip
     parser.add_argument(
-        "--between", choices=("ignore", "gated", "interpolate", "prior"), default="gated",
+        "--between", choices=("ignore", "gated", "interpolate"), default="gated",
         help="unknown slices between known ones: ignored; supervised where the interpolation of the contours is sure, "
-        "the rest ignored; supervised everywhere; or everywhere as far as it is sure, which 'WSLTrainer' weighs "
-        "(default: %(default)s)",
+        "the rest ignored; or supervised everywhere (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--contour-sigma-mm", type=float, default=0.0, metavar="S",

@@ -28,7 +28,7 @@ from nnunet_wsl.contours import (
     place,
     rasterise,
 )
-from nnunet_wsl.contract import FUSED, PRIOR
+from nnunet_wsl.contract import FUSED
 from nnunet_wsl.conversion.annotated import read_annotated, slices_within
 from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, label_map, slice_knowledge, usual_step
 from nnunet_wsl.conversion.between import Gap
@@ -74,14 +74,9 @@ from nnunet_wsl.relevance.settings import RANGES
 
 _LOG = logging.getLogger(__name__)
 
+
 ANNOTATED_FILE = "wsl_annotated.json"
 """Copy, in the dataset, of the list of annotated slices that it was converted with."""
-
-_SUPERVISED = {
-    "gated": "where an interpolation of its contours is sure",
-    "interpolate": "by interpolation",
-    "prior": "as far as an interpolation of its contours is sure",
-}
 
 _OVERVIEW_ROWS = 6
 """Slices in the picture of the dataset."""
@@ -110,9 +105,9 @@ class ConversionSettings:
     annotated_margin : int, optional
         Slices before the first and after the last drawn one of an object that are unknown. By default those nearer than
         a step if ``auto`` finds that slices were left out, and none otherwise.
-    between : {"ignore", "gated", "interpolate", "prior"}
+    between : {"ignore", "gated", "interpolate"}
         What unknown slices between known ones become: ignored; what the interpolation of the contours is sure of is
-        supervised and the rest ignored; all of it is supervised; or all of it, and ``WSLTrainer`` takes it as a prior.
+        supervised and the rest ignored; or all of it is supervised.
     contour_sigma_mm : float
         Uncertainty of the drawn contours' position. Voxels this near to a contour, in its slice, are ignored in the
         mask, and the scale of the relevance becomes sqrt(sigma_mm^2 + contour_sigma_mm^2).
@@ -189,7 +184,6 @@ class _PreparedCase:
     voxel_counts: Counter[Status]
     drawn_combinations: frozenset[Combination]
     has_ignore: bool
-    has_gaps: bool
     needs_confidence: bool
     fingerprint: CaseFingerprint | None
 
@@ -264,20 +258,12 @@ def convert_cases(
                 raise InputError(problems)
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
-        has_prior = settings.between == PRIOR and any(case.has_gaps for case in prepared)
-        has_ignore |= has_prior  # outside of the prior's own term the training ignores what was interpolated
         if settings.relevance != "none":
             fingerprints = [case.fingerprint for case in prepared if case.fingerprint]
             planned = _plan(settings, objects, fingerprints, len(image_channels))
             _, problems = for_all(
                 lambda case: _write_relevance(
-                    case,
-                    building,
-                    planned,
-                    len(image_channels),
-                    settings.relevance,
-                    has_confidence=has_confidence,
-                    has_prior=has_prior,
+                    case, building, planned, len(image_channels), settings.relevance, has_confidence=has_confidence
                 ),
                 prepared,
                 jobs,
@@ -295,7 +281,6 @@ def convert_cases(
             num_cases=len(cases),
             relevance_channels=relevance_channels,
             has_confidence=has_confidence,
-            has_prior=has_prior,
             settings={
                 "objects": list(objects),
                 "relevance_settings": planned.to_dict() if planned else None,
@@ -336,7 +321,7 @@ def convert_cases(
         _LOG.info(
             "On %d slices between drawn ones an object is supervised %s. --between ignore ignores them.",
             interpolated,
-            _SUPERVISED[settings.between],
+            "where an interpolation of its contours is sure" if settings.between == "gated" else "by interpolation",
         )
 
 
@@ -372,11 +357,6 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
         if not low <= value <= high
     ]
     if settings.relevance == "none":
-        if settings.between == PRIOR:
-            problems.append(
-                "--between prior needs the confidence that comes with the relevance channels. Leave --relevance none "
-                "out, or choose --between gated."
-            )
         problems += [
             f"{option} has no effect with --relevance none. Leave one of them out."
             for option, given in (("--sigma-mm", settings.sigma_mm), ("--intensity-scale", settings.intensity_scale))
@@ -386,11 +366,6 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
         problems.append(
             "--intensity-scale has no effect in --relevance-mode distance. Leave it out, or choose --relevance-mode "
             "intensity or both."
-        )
-    if settings.between == PRIOR and settings.overlap == "priority":
-        problems.append(
-            "--between prior cannot tell which of two labels is the likelier one with --overlap priority. Choose "
-            "--overlap regions, or --between gated."
         )
     if settings.annotated_margin is not None and settings.annotated_margin < 0:
         problems.append(f"--annotated-margin {settings.annotated_margin} is negative. Give a number of slices from 0.")
@@ -448,10 +423,6 @@ def _prepare(
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
     write_volume(label_path(building, case.name), labels, grid)
-    if settings.between == PRIOR:
-        np.savez_compressed(
-            _interpolated_path(building, case.name), _interpolated(supervised, masks, knowledge, settings)
-        )
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
     gaps = [gap for one in supervised for gap in one.gaps]
     voxel_counts, drawn_combinations = _combinations(labels, statuses, gaps)
@@ -476,7 +447,6 @@ def _prepare(
         voxel_counts=voxel_counts,
         drawn_combinations=drawn_combinations,
         has_ignore=settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
-        has_gaps=bool(gaps),
         # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
         needs_confidence=bool(
             (known_slices != known_slices[0]).any()
@@ -534,25 +504,6 @@ def _label_codes(
             window, uncertain = one.uncertain.where()
             labels[window][uncertain] = len(supervised) + 1
     return labels, ()
-
-
-def _interpolated(
-    supervised: Sequence[ObjectSupervision],
-    masks: Sequence[CroppedMask],
-    knowledge: Sequence[SliceKnowledge],
-    settings: ConversionSettings,
-) -> npt.NDArray[np.bool_]:
-    """Tell of which voxels the label, unless it is ignore, was interpolated, shape (z, y, x)."""
-    interpolated = np.zeros(tuple(masks[0].shape_zyx), np.bool_)
-    for one, of_slices in zip(supervised, knowledge, strict=True):
-        for gap in one.gaps:
-            between = np.arange(gap.first + 1, gap.last)
-            interpolated[between[~of_slices.partial[between]]] = True
-    if settings.overlap != "regions":  # what is inside one object is inside no other
-        for mask in masks:
-            window, inside = mask.where()
-            interpolated[window][inside] = False
-    return interpolated
 
 
 def _combinations(
@@ -712,12 +663,8 @@ def _write_relevance(
     relevance: Literal["per-object", "fused", "none"],
     *,
     has_confidence: bool,
-    has_prior: bool,
 ) -> None:
-    """Write the relevance channels of a case behind its image channels, and their confidence channels behind these.
-
-    What was interpolated is a channel behind all of them, if that is a prior.
-    """
+    """Write the relevance channels of a case behind its image channels, and their confidence channels behind these."""
     image = np.stack([read_volume(image_path(building, case.name, channel)) for channel in range(num_channels)])
     maps: Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = (
         _object_maps(case, building, replace(planned, sigma_mm=(sigma_mm,), cutoff_mm=(cutoff_mm,)), image, k)
@@ -734,11 +681,6 @@ def _write_relevance(
             if first == num_channels or has_confidence:
                 values[empty] = 0
                 write_volume(image_path(building, case.name, first + k), values, case.grid)
-    if has_prior:
-        with np.load(_interpolated_path(building, case.name)) as stored:
-            interpolated = stored["arr_0"] & ~empty
-        channel = num_channels + 2 * num_maps
-        write_volume(image_path(building, case.name, channel), interpolated.astype(np.float32), case.grid)
 
 
 def _object_maps(
@@ -765,10 +707,6 @@ def _fused(
 
 def _sources_folder(building: Path) -> Path:
     return building / "relevance_sources"
-
-
-def _interpolated_path(building: Path, case: str) -> Path:
-    return _sources_folder(building) / f"{case}.interpolated.npz"
 
 
 def _source_path(building: Path, case: str, k: int) -> Path:

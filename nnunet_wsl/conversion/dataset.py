@@ -222,7 +222,6 @@ def write_dataset_json(
     num_cases: int,
     relevance_channels: Sequence[str],
     has_confidence: bool,
-    has_prior: bool,
     settings: dict[str, Any],
 ) -> None:
     """Write ``dataset.json``: nnU-Net's keys and the block ``"wsl"``.
@@ -245,15 +244,12 @@ def write_dataset_json(
         The object of each relevance channel, or ``contract.FUSED``; they follow the image channels.
     has_confidence : bool
         Whether a confidence channel of each relevance channel follows.
-    has_prior : bool
-        Whether one more channel follows that tells which labels were interpolated.
     settings : dict
         What else repeats the conversion; goes into the block ``"wsl"``.
     """
     confidence_channels = relevance_channels if has_confidence else ()
     targets = [*relevance_channels, *confidence_channels]
-    num_channels = len(image_channels) + len(targets)
-    channel_names = [*image_channels, *[RELEVANCE_CHANNEL_NAME] * (len(targets) + has_prior)]
+    channel_names = [*image_channels, *[RELEVANCE_CHANNEL_NAME] * len(targets)]
     numbered = {str(channel): text for channel, text in enumerate(targets, start=len(image_channels))}
     num_relevance = len(relevance_channels)
     content = {
@@ -269,7 +265,6 @@ def write_dataset_json(
             "package_version": __version__,
             "relevance_channels": dict(list(numbered.items())[:num_relevance]),
             "confidence_channels": dict(list(numbered.items())[num_relevance:]),
-            **({"interpolated_channel": str(num_channels)} if has_prior else {}),
             **settings,
         },
     }

@@ -22,9 +22,8 @@ from nnunet_wsl.conversion.between import MARGIN_VOX, Gap, Interpolation, interp
 from nnunet_wsl.conversion.cropped import CroppedMask, Window, overlap, window_around
 from nnunet_wsl.relevance import boundary_voxels, nearest_contour, polyline_distance
 
-Between = Literal["ignore", "gated", "interpolate", "prior"]
-"""Slices between known ones: nothing is supervised; what the interpolation is sure of; all of it; or all of it, as far
-as the interpolation is sure, which is for the training to weigh."""
+Between = Literal["ignore", "gated", "interpolate"]
+"""Slices between known ones: nothing is supervised; what the interpolation is sure of; or all of it."""
 
 BETWEEN_RULES: tuple[Between, ...] = get_args(Between)
 
@@ -211,8 +210,8 @@ def supervise(
         On which slices it is known.
     image : ndarray, shape (channel, z, y, x)
         The image channels, which tell about the slices between.
-    between : {"ignore", "gated", "interpolate", "prior"}
-        What the slices between known ones become; with "prior" the same as with "interpolate".
+    between : {"ignore", "gated", "interpolate"}
+        What the slices between known ones become.
     contour_sigma_mm : float
         Uncertainty of the drawn contours' position: voxels this near to one, in its slice, are not known.
 

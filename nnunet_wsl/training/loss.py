@@ -2,7 +2,7 @@
 
 The *first difference* compares predicted and sample relevance: one sub-difference per object, fused by their mean.
 The *second difference* compares predicted and sample mask; it is nnU-Net's own loss, usually called the
-segmentation loss (Dice and cross-entropy); to it comes that of slices that were interpolated as a prior.
+segmentation loss (Dice and cross-entropy).
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     smooth_l1_loss,
 )
-
-from nnunet_wsl.training.prior import InterpolationPrior
 
 VoxelDifference = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -150,8 +148,6 @@ class CombinedLoss(nn.Module):
         Weight of the second difference.
     voxel_difference : callable
         Difference per voxel of the first difference.
-    prior : InterpolationPrior, optional
-        Takes what was interpolated out of the second difference's target, and adds a term of its own for it.
     """
 
     def __init__(
@@ -162,7 +158,6 @@ class CombinedLoss(nn.Module):
         relevance_weight: float = 1.0,
         mask_weight: float = 1.0,
         voxel_difference: VoxelDifference = smooth_l1,
-        prior: InterpolationPrior | None = None,
     ) -> None:
         super().__init__()
         self.second_difference = second_difference
@@ -171,7 +166,6 @@ class CombinedLoss(nn.Module):
         self.relevance_weight = relevance_weight
         self.mask_weight = mask_weight
         self.voxel_difference = voxel_difference
-        self.prior = prior
         self._sums: torch.Tensor | None = None
         self._batches = 0
 
@@ -184,21 +178,17 @@ class CombinedLoss(nn.Module):
             Segmentation logits of every level, then relevance logits of every level.
         target : list of torch.Tensor
             Segmentation target of every level, then at full resolution the R maps of the sample relevance, and behind
-            them the R maps of the confidence in it, if there are any, and with a prior one of what was interpolated.
+            them the R maps of the confidence in it, if there are any.
         """
         levels = len(output) // 2
         masks = target[:levels]
-        relevance, confidence, interpolated = self._sample(target[levels], masks[0])
-        wrapper = self.second_difference if isinstance(self.second_difference, DeepSupervisionWrapper) else None
-        weights: tuple[float, ...] = wrapper.weight_factors if wrapper else (1.0,)
-        second = torch.zeros((), device=relevance.device)
-        if self.prior is not None:
-            assert confidence is not None
-            masks, second = self.prior(output[:levels], masks, confidence, interpolated, weights)
-        if wrapper:
-            second = second + wrapper(output[:levels], masks)
+        relevance, confidence = self._sample(target[levels], masks[0])
+        if isinstance(self.second_difference, DeepSupervisionWrapper):
+            weights = self.second_difference.weight_factors
+            second = self.second_difference(output[:levels], masks)
         else:
-            second = second + self.second_difference(output[0], masks[0])
+            weights = (1.0,)
+            second = self.second_difference(output[0], masks[0])
         subs = torch.zeros(self.num_relevance, device=relevance.device)
         for weight, logits in zip(weights, output[levels:], strict=True):
             if weight:
@@ -211,10 +201,11 @@ class CombinedLoss(nn.Module):
         loss: torch.Tensor = self.mask_weight * second + self.relevance_weight * first
         return loss
 
-    def _sample(self, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Return the sample relevance, the confidence in it, and what was interpolated, without channels if nothing."""
-        relevance, confidence, interpolated = maps.tensor_split((self.num_relevance, 2 * self.num_relevance), dim=1)
-        return relevance, confidence if confidence.shape[1] else self.known_voxels(mask), interpolated
+    def _sample(self, maps: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the sample relevance and the confidence in it."""
+        if maps.shape[1] == 2 * self.num_relevance:
+            return maps[:, : self.num_relevance], maps[:, self.num_relevance :]
+        return maps, self.known_voxels(mask)
 
     def take_averages(self) -> np.ndarray:
         """Return the averages since the last call, and start anew.

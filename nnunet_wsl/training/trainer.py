@@ -20,7 +20,6 @@ from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
 from nnunet_wsl.training.network import RelevanceHead
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
-from nnunet_wsl.training.prior import InterpolationPrior
 from nnunet_wsl.training.progress import append_differences_plot
 from nnunet_wsl.training.transforms import RelevanceTransform
 
@@ -129,7 +128,6 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         channels = self.relevance_channels
         images, maps = channels.num_image_channels, len(channels.objects)
         confidences = maps if channels.has_confidence else 0
-        interpolated = int(channels.has_prior)
         found = {
             case: len(dataset.load_case(case)[0])  # opened, not read
             for dataset in datasets
@@ -137,10 +135,9 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         }
         if problems := [
             f"Case '{case}': preprocessed, it has {count} channels; its dataset.json lists {images} of the image, "
-            f"{maps} of relevance, {confidences} of confidence and {interpolated} of what was interpolated. It was "
-            "converted anew: plan and preprocess again."
+            f"{maps} of relevance and {confidences} of confidence. It was converted anew: plan and preprocess again."
             for case, count in sorted(found.items())
-            if count != images + maps + confidences + interpolated
+            if count != images + maps + confidences
         ]:
             raise InputError(problems)
         return datasets
@@ -167,18 +164,6 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             relevance_weight=self.relevance_weight,
             mask_weight=self.mask_weight,
             voxel_difference=VOXEL_DIFFERENCES[self.voxel_difference],
-            prior=self._interpolation_prior() if self.relevance_channels.has_prior else None,
-        )
-
-    def _interpolation_prior(self) -> InterpolationPrior:
-        objects, labels = self.relevance_objects, self.dataset_json["labels"]
-        names = [name for name in labels if name not in ("background", "ignore")]
-        if not self.label_manager.has_regions:
-            names.sort(key=labels.__getitem__)  # regions have the order in which nnU-Net finds them
-        return InterpolationPrior(
-            [0 if objects == (FUSED,) else objects.index(name) for name in names],
-            self.label_manager.ignore_label,
-            has_regions=self.label_manager.has_regions,
         )
 
     def _known_voxels(self, segmentation: torch.Tensor) -> torch.Tensor | None:

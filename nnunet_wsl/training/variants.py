@@ -61,7 +61,7 @@ class WSLTrainerRelevanceOnly(WSLTrainer):
 
 
 class WSLTrainerMaskOnly(WSLTrainer):
-    """Second difference alone: nnU-Net's loss, and the prior's if there is one, with patches that stay in the image."""
+    """Second difference alone: nnU-Net's loss, with patches that stay in the image."""
 
     relevance_weight = 0.0
 

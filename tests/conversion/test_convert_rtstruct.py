@@ -157,7 +157,7 @@ def test_dataset_json(source, raw):
     }
     settings = block.pop("relevance_settings")
     assert block == {
-        "format_version": 3,
+        "format_version": 2,
         "package_version": __version__,
         "relevance_channels": {"1": "right", "2": "left"},
         "confidence_channels": {},
@@ -271,10 +271,8 @@ def test_sparse_contours_leave_slices_ignored(source, raw, caplog):
     caplog.clear()
     convert_rtstruct(source, 502, "All", settings=ConversionSettings(annotated="all"))
     assert "--between" not in caplog.text
-    convert_rtstruct(source, 503, "Gated", settings=ConversionSettings(between="gated"))
+    convert_rtstruct(source, 503, "Gated")
     assert "On 2 slices between drawn ones an object is supervised where an interpolation" in caplog.text
-    convert_rtstruct(source, 504, "Prior", settings=ConversionSettings(between="prior"))
-    assert "On 2 slices between drawn ones an object is supervised as far as an interpolation" in caplog.text
     assert 3 not in read(raw / "Dataset502_All" / "labelsTr" / "ann_rs.nii.gz")
     assert "ignore" not in json.loads((raw / "Dataset502_All" / "dataset.json").read_text())["labels"]
 
@@ -499,9 +497,7 @@ def test_relevance_of_an_object_that_is_unknown_inside_another_one_has_no_confid
     np.testing.assert_array_equal(of_a[::2], in_image[::2])
 
 
-@pytest.mark.parametrize(
-    ("between", "overlap"), [("gated", "error"), ("interpolate", "regions"), ("prior", "error"), ("prior", "regions")]
-)
+@pytest.mark.parametrize(("between", "overlap"), [("gated", "error"), ("interpolate", "regions")])
 def test_slices_between_from_the_interpolation(source, raw, between, overlap):
     """Two objects on slices 0 and 4; the hand-derived truth of one object is in test_supervision."""
     write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}}, volume=np.full(SHAPE_ZYX, 7))
@@ -518,56 +514,12 @@ def test_slices_between_from_the_interpolation(source, raw, between, overlap):
     content = json.loads((target / "dataset.json").read_text())
     assert content["wsl"]["between"] == between
     assert content["wsl"]["confidence_channels"] == {"2": "A"}
-    # As a prior nothing of it is ignored, but training ignores it where it looks at what was drawn.
-    assert ("ignore" in content["labels"]) == (between != "interpolate")
-    assert RelevanceChannels.from_dataset_json(content, "Test").has_prior == (between == "prior")
-    if between == "prior":
-        interpolated = read(target / "imagesTr" / "ann_rs_0003.nii.gz")
-        assert (interpolated[[0, 4]] == 0).all()
-        assert (interpolated[1:4] == 1).all()
-    confidence = read(target / "imagesTr" / "ann_rs_0002.nii.gz")
-    assert (confidence[[0, 4]] == 1).all()
-    assert (confidence[1:4] < 1).all()
+    assert ("ignore" in content["labels"]) == (between == "gated")
     relevance = read(target / "imagesTr" / "ann_rs_0001.nii.gz")
     assert (relevance[2, 2, COLUMNS] == 1).all()  # on the interpolated contour
     with (target / "wsl_report.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["interpolated_slices"], row["gate_mm"]) == ("3", "0.34")
-
-
-def test_a_prior_needs_its_confidence(source, raw):
-    write_patient(source / "ann", rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}})
-    with pytest.raises(InputError, match=r"--between prior needs .* choose --between gated"):
-        convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="prior", relevance="none"))
-    with pytest.raises(InputError, match=r"--between prior cannot .* --overlap regions"):
-        convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="prior", overlap="priority"))
-    assert not list(raw.iterdir())
-
-
-def test_what_a_drawn_contour_decides_is_no_prior(source, raw):
-    """A on every slice, B on slices 0 and 4, beside it, and the slices have a corner of zeros."""
-    rois = {"A": {key: [RECTANGLE_YX] for key in range(5)}, "B": {key: [BESIDE_YX] for key in (0, 4)}}
-    volume = np.full(SHAPE_ZYX, 7)
-    volume[:, 0, 0] = 0
-    write_patient(source / "ann", rois=rois, volume=volume)
-    expected = np.zeros(SHAPE_ZYX, np.float32)
-    expected[1:4] = 1
-    expected[:, 0, 0] = 0
-    by_regions = expected.copy()
-    expected[:, ROWS, COLUMNS] = 0
-    for number, overlap, of_labels in ((501, "error", expected), (502, "regions", by_regions)):
-        settings = ConversionSettings(between="prior", overlap=overlap)
-        target = convert_rtstruct(source, number, "Test", settings=settings)
-        np.testing.assert_array_equal(read(target / "imagesTr" / "ann_rs_0005.nii.gz"), of_labels)
-        assert json.loads((target / "dataset.json").read_text())["wsl"]["interpolated_channel"] == "5"
-
-
-def test_without_gaps_there_is_no_prior(source, raw):
-    write_patient(source / "ann", rois={"A": {2: [RECTANGLE_YX]}})
-    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(between="prior"))
-    content = json.loads((target / "dataset.json").read_text())
-    assert "interpolated_channel" not in content["wsl"]
-    assert not RelevanceChannels.from_dataset_json(content, "Test").has_prior
 
 
 def test_interpolated_objects_that_overlap(source, raw):

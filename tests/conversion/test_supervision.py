@@ -142,7 +142,7 @@ def test_an_object_of_which_nothing_is_known():
     assert (confidence_of(source) == 0).all()
 
 
-@pytest.mark.parametrize("between", ["gated", "interpolate", "prior"])
+@pytest.mark.parametrize("between", ["gated", "interpolate"])
 @pytest.mark.parametrize("drawn", [[], [4]])
 def test_slices_between_two_without_the_object_are_not_supervised(between, drawn):
     """Slice 1 lies between the known slices 0 and 2, which do not show the object; slice 3 between 2 and 4."""
@@ -252,7 +252,7 @@ def test_the_intensity_between_counts():
 @given(
     st.sets(st.integers(0, 4), min_size=1, max_size=3),
     st.sets(st.integers(0, 4), max_size=2),
-    st.sampled_from(["ignore", "gated", "interpolate", "prior"]),
+    st.sampled_from(["ignore", "gated", "interpolate"]),
     arrays.arrays(np.float32, (1, *SHAPE_ZYX), elements=st.floats(0, 100, width=32)),
 )
 def test_invariants(closed, opened, between, image):
@@ -291,7 +291,7 @@ def placed_ellipses(objects):
 @settings(max_examples=150)
 @given(
     objects=st.fixed_dictionaries({"A": drawings, "B": drawings}),
-    between=st.sampled_from(["ignore", "gated", "interpolate", "prior"]),
+    between=st.sampled_from(["ignore", "gated", "interpolate"]),
     sigma_mm=st.sampled_from([0.0, 0.6, 9.0]),
     listed=st.one_of(st.none(), st.sets(st.integers(0, 4))),
     resolve=st.sampled_from([exclude_conflicts, yield_to_drawn]),

@@ -62,22 +62,14 @@ def write_tiny_dataset(raw, labels, relevance):
             maps = [np.maximum(*maps)]
         if "ignore" in labels:
             label[1::2] = 3
-        if "prior" in labels:  # every 2nd slice drawn, the last one unknown
-            sure = np.random.default_rng(seed).uniform(0, 0.98, (len(maps), *SHAPE_ZYX)).astype(np.float32)
-            sure[:, ::2], sure[:, -1], label[-1] = 1, 0, 3
-            interpolated = np.zeros(SHAPE_ZYX, np.float32)
-            interpolated[1:-1:2] = 1
-            maps += [*sure, interpolated]
         write_image(image, folder / "imagesTr" / f"{case}_0000.nii.gz")
         write_image(image, folder / "imagesTs" / f"{case}_0000.nii.gz")
         for channel, values in enumerate(maps, start=1):
             write_image(values * (image != 0), folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz")
         write_image(label, folder / "labelsTr" / f"{case}.nii.gz")
     names = {"fused": [FUSED], "per-object": ["whole", "core"]}[relevance]
-    confidences = names if "prior" in labels else []
-    channels = [*names, *confidences, *(["interpolated"] if confidences else [])]
     dataset_json = {
-        "channel_names": {"0": "CT"} | {str(i): "noNorm" for i, _ in enumerate(channels, start=1)},
+        "channel_names": {"0": "CT"} | {str(i): "noNorm" for i, _ in enumerate(names, start=1)},
         "labels": {"background": 0, "shell": 1, "core": 2},
         "numTraining": len(CASES),
         "file_ending": ".nii.gz",
@@ -85,14 +77,12 @@ def write_tiny_dataset(raw, labels, relevance):
             "format_version": FORMAT_VERSION,
             "package_version": "0",
             "relevance_channels": {str(i): name for i, name in enumerate(names, start=1)},
-            "confidence_channels": {str(i): name for i, name in enumerate(confidences, start=1 + len(names))},
-            **({"interpolated_channel": str(len(channels))} if "prior" in labels else {}),
         },
     }
     if "regions" in labels:
         dataset_json["labels"] = {"background": 0, "whole": [1, 2], "core": [2]}
         dataset_json["regions_class_order"] = [1, 2]
-    if "ignore" in labels or "prior" in labels:
+    if "ignore" in labels:
         dataset_json["labels"]["ignore"] = 3
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
     splits = [{"train": list(CASES[:2]), "val": list(CASES[2:])}]

@@ -41,11 +41,7 @@ def predict(nnunet, folder, trainer, configuration, monkeypatch, *options):
 
 @pytest.mark.parametrize(
     ("configuration", "labels", "relevance"),
-    [
-        *product(("2d", "3d_fullres"), ("labels", "regions", "ignore"), ("per-object", "fused")),
-        ("2d", "labels and prior", "fused"),
-        ("3d_fullres", "regions and prior", "per-object"),
-    ],
+    list(product(("2d", "3d_fullres"), ("labels", "regions", "ignore"), ("per-object", "fused"))),
 )
 def test_train_validate_predict(tiny, nnunet, monkeypatch, configuration, labels, relevance):
     folder = tiny(labels, relevance)
@@ -290,21 +286,6 @@ def test_mask_only_trains_nnunets_loss(tiny, monkeypatch):
     mask, *relevance = torch.autograd.grad(loss, [output[0], *output[levels:]], allow_unused=True)
     assert (mask != 0).any()
     assert not any(gradient is not None and gradient.any() for gradient in relevance)
-
-
-def test_every_label_and_region_has_the_prior_of_its_own_name(tiny):
-    folder = tiny("regions and prior")
-    for path in folder.glob("nnUNet_preprocessed/*/dataset.json"):
-        content = json.loads(path.read_text())
-        for channels in ("relevance_channels", "confidence_channels"):
-            numbers, names = zip(*content["wsl"][channels].items(), strict=True)
-            content["wsl"][channels] = dict(zip(numbers, reversed(names), strict=True))
-        path.write_text(json.dumps(content))
-    trainer = get_trainer_from_args("801", "2d", 0, "TinyWSL", device=torch.device("cpu"))
-    trainer.initialize()
-    assert trainer.relevance_objects == ("core", "whole")
-    assert list(trainer.dataset_json["labels"]) == ["background", "whole", "core", "ignore"]
-    assert trainer.loss.prior.maps == [1, 0]
 
 
 def test_residual_encoder_regions_and_ignore_validated_again(tiny, nnunet):

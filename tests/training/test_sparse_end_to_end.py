@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 DRAWN = {
     "every fifth slice, gated": ["--every", "5", "--between", "gated"],
-    "every fifth slice, as a prior": ["--every", "5", "--between", "prior"],
     "two thirds of the slices half drawn": ["--open", "0.66", "--every", "2", "--overlap", "regions"],
 }
 

@@ -174,7 +174,6 @@ def _rebuilt(kind: type[CombinedLoss], loss: CombinedLoss) -> CombinedLoss:
         loss.relevance_weight,
         loss.mask_weight,
         loss.voxel_difference,
-        loss.prior,
     )
 
 
@@ -192,6 +191,63 @@ class StudyWSLFinest(StudyWSL):
 
     def _build_loss(self) -> CombinedLoss:
         return _rebuilt(FinestLevelOnly, super()._build_loss())
+
+
+class PriorLoss(CombinedLoss):
+    """The interpolation as a prior: with one more term, the marginal likelihood of what it says about undrawn voxels.
+
+    The mask loss is that of the drawn voxels alone. To it comes the mean over the undrawn ones of
+    -log sum_k prior_k p_k: nothing where the prior knows nothing, cross-entropy where it is sure, and in between the
+    network makes up its mind. For labels 1 to R, converted with ``--between interpolate``.
+
+    What was drawn is told by its confidence of 1. Where augmentation has mixed a drawn slice with its neighbours, and
+    where the image is zero, the confidence is less: there too the prior counts, not the label.
+    """
+
+    ignore_label: int
+
+    def forward(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+        levels = len(output) // 2
+        masks, maps = target[:levels], target[levels]
+        confidence = maps[:, self.num_relevance :]
+        drawn = (confidence >= _DRAWN_CONFIDENCE).all(1, keepdim=True)
+        marginal = output[0].new_zeros((), dtype=torch.float32)
+        drawn_masks = []
+        for weight, logits, mask in zip(self.second_difference.weight_factors, output, masks, strict=False):
+            is_drawn = interpolate(drawn.float(), mask.shape[2:], mode="nearest-exact") > 0
+            drawn_masks.append(mask.masked_fill(~is_drawn, self.ignore_label))
+            if weight:
+                sure = interpolate(confidence, mask.shape[2:], mode="nearest-exact")
+                undrawn = ~is_drawn & (mask != self.ignore_label)
+                likelihood = torch.logsumexp(torch.log_softmax(logits.float(), 1) + log_prior(mask, sure), 1)
+                marginal = marginal - weight * (likelihood * undrawn[:, 0]).sum() / undrawn.sum().clamp(min=1)
+        return super().forward(output, [*drawn_masks, maps]) + marginal
+
+
+def log_prior(mask: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the probability of background and of each object, (B, 1 + R, *spatial).
+
+    Parameters
+    ----------
+    mask : torch.Tensor
+        (B, 1, *spatial), 0 for the background and 1 to R: the likelier side of every object's contour.
+    confidence : torch.Tensor
+        (B, R, *spatial): twice the probability of that side, minus 1.
+    """
+    labels = torch.arange(1, 1 + confidence.shape[1], device=mask.device).view(1, -1, *[1] * (mask.ndim - 2))
+    inside = (1 + torch.where(mask == labels, confidence, -confidence)) / 2
+    inside = inside.clamp(1e-3, 1 - 1e-3)
+    odds = torch.log(inside) - torch.log1p(-inside)
+    return torch.log_softmax(torch.cat([torch.zeros_like(odds[:, :1]), odds], 1), 1)
+
+
+class StudyWSLPrior(StudyWSL):
+    """The interpolation as a prior of undrawn voxels, instead of their label."""
+
+    def _build_loss(self) -> CombinedLoss:
+        loss = _rebuilt(PriorLoss, super()._build_loss())
+        loss.ignore_label = self.label_manager.ignore_label
+        return loss
 
 
 class FocusedLoss(CombinedLoss):
