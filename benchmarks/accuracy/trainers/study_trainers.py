@@ -213,7 +213,8 @@ class PriorLoss(CombinedLoss):
         drawn = (confidence >= _DRAWN_CONFIDENCE).all(1, keepdim=True)
         marginal = output[0].new_zeros((), dtype=torch.float32)
         drawn_masks = []
-        for weight, logits, mask in zip(self.second_difference.weight_factors, output, masks, strict=False):
+        weights: tuple[float, ...] = self.second_difference.weight_factors  # type: ignore[assignment]
+        for weight, logits, mask in zip(weights, output, masks, strict=False):
             is_drawn = interpolate(drawn.float(), mask.shape[2:], mode="nearest-exact") > 0
             drawn_masks.append(mask.masked_fill(~is_drawn, self.ignore_label))
             if weight:
