@@ -197,11 +197,13 @@ class PriorLoss(CombinedLoss):
     """The interpolation as a prior: with one more term, the marginal likelihood of what it says about undrawn voxels.
 
     The mask loss is that of the drawn voxels alone. To it comes the mean over the undrawn ones of
-    -log sum_k prior_k p_k: nothing where the prior knows nothing, cross-entropy where it is sure, and in between the
-    network makes up its mind. For labels 1 to R, converted with ``--between interpolate``.
+    -log sum_k prior_k p_k: a constant where the prior knows nothing, cross-entropy where it is sure, and in between
+    the network makes up its mind. For labels 1 to R without regions, converted with ``--between interpolate``, of which
+    some are ignored.
 
-    What was drawn is told by its confidence of 1. Where augmentation has mixed a drawn slice with its neighbours, and
-    where the image is zero, the confidence is less: there too the prior counts, not the label.
+    What was drawn is told by its confidence of 1. It is less where augmentation has mixed a drawn slice with its
+    neighbours, where the image is zero, outside of it, and where one object is known and another is not: there too the
+    prior counts, not the label.
     """
 
     ignore_label: int
