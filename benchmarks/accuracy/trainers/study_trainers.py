@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 from scipy import ndimage
@@ -18,7 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
-from nnunet_wsl.training.loader import PatchesInImageLoader, loading_with
+from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, loading_with
 from nnunet_wsl.training.loss import CombinedLoss
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
 from nnunet_wsl.training.trainer import WSLTrainer
@@ -126,6 +128,142 @@ class StudyWSLFade(StudyWSL):
         chosen = torch.rand(len(batch["data"])) < self.current_epoch / self.num_epochs
         target = ignore_interpolated(batch["target"], chosen, self.label_manager.ignore_label)
         return super().train_step({**batch, "target": target})
+
+
+class ObjectPatchesLoader(CompactMapsLoader):
+    """Every patch of the training shows an object; in validation a part of them do, as ever."""
+
+    def get_bbox(
+        self, data_shape: Any, force_fg: bool, class_locations: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[int], list[int]]:
+        """Draw the patch as nnU-Net does if it is to show an object."""
+        return super().get_bbox(data_shape, force_fg or self._is_training, class_locations, *args, **kwargs)
+
+    @property
+    def _is_training(self) -> bool:
+        """Augmentation, which needs a margin, tells the patches of the training from those of the validation."""
+        return tuple(self.patch_size) != tuple(self.final_patch_size)
+
+
+class RelevantPatchesLoader(ObjectPatchesLoader):
+    """Every patch of the training is centred on a voxel that is drawn with its relevance, times its confidence."""
+
+    num_relevance: ClassVar[int]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._relevant: dict[str, np.ndarray] = {}
+
+    def get_bbox(
+        self, data_shape: Any, force_fg: bool, class_locations: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[int], list[int]]:
+        """Draw the patch as nnU-Net does if it is to show an object, but around a relevant voxel."""
+        if self._is_training:
+            class_locations = {1: self._relevant_voxels()}
+        return super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
+
+    def _relevant_voxels(self) -> np.ndarray:
+        """Voxels of the case that was loaded last, as nnU-Net keeps those of a class."""
+        compact = self._data.maps
+        case = compact.schunk.urlpath
+        if case not in self._relevant:
+            relevance, confidence = np.split(compact[:].astype(np.float64), [self.num_relevance])
+            weight = np.cumsum((relevance * confidence if len(confidence) else relevance).max(axis=0))
+            chosen = np.searchsorted(weight, np.random.default_rng(0).uniform(0, weight[-1], 10_000), side="right")
+            voxels = np.unravel_index(np.minimum(chosen, weight.size - 1), compact.shape[1:])
+            self._relevant[case] = np.stack([np.zeros_like(chosen), *voxels], axis=1)
+        return self._relevant[case]
+
+
+class StudyWSLObjectPatches(StudyWSL):
+    """Every patch of the training shows an object, instead of a third or, in batches of 2, half of them."""
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with loading_with(ObjectPatchesLoader):
+            return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
+
+
+class StudyWSLRelevantPatches(StudyWSL):
+    """Every patch of the training is centred where the relevance is high."""
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        class Loader(RelevantPatchesLoader):
+            num_relevance = len(self.relevance_channels.objects)
+
+        with loading_with(Loader):
+            return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
+
+
+class CompletedDataset:
+    """nnU-Net's dataset with other segmentations.
+
+    Parameters
+    ----------
+    stock : nnUNetBaseDataset
+        Gives the rest of the preprocessed cases.
+    segmentations : dict of str to ndarray
+        (1, z, y, x) by case.
+    """
+
+    def __init__(self, stock: Any, segmentations: dict[str, np.ndarray]) -> None:
+        self.stock = stock
+        self.identifiers = stock.identifiers
+        self.source_folder = stock.source_folder
+        self.segmentations = segmentations
+
+    def load_case(self, identifier: str) -> tuple[Any, ...]:
+        """Load a case as nnU-Net does, but for its segmentation."""
+        data, _, *rest = self.stock.load_case(identifier)
+        return (data, self.segmentations[identifier], *rest)
+
+
+class StudyWSLTaught(StudyWSL):
+    """Self-training: what nobody drew is completed by a first model and the interpolation, and a second model trained.
+
+    The first model is `StudyWSL` on the same slices, ignored between, with the same seed, which must be trained. The
+    label of a voxel that was not drawn is the likeliest under the product of the first model's probabilities, with
+    mirroring, and the interpolation's. For datasets converted with ``--between interpolate`` as `PriorLoss` has them.
+    """
+
+    certainty: ClassVar[float] = 0.0
+    """Voxels whose likeliest label is less probable are ignored."""
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Return nnU-Net's datasets; the training cases are completed."""
+        training, validation = super().get_tr_and_val_datasets()
+        teacher = self._teacher()
+        segmentations = {case: self._complete(teacher, *training.load_case(case)[:2]) for case in training.identifiers}
+        return CompletedDataset(training, segmentations), validation
+
+    def _teacher(self) -> nnUNetPredictor:
+        fold = Path(self.output_folder)
+        model, dataset = fold.parent, fold.parents[1]
+        title = dataset.name.split("_", 1)[1].replace("Interpolate", "Ignore")
+        (dataset,) = dataset.parent.glob(f"Dataset*_{title}")
+        predictor = nnUNetPredictor(device=self.device, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(
+            str(dataset / model.name.replace(type(self).__name__, StudyWSL.__name__)), (self.fold,)
+        )
+        return predictor
+
+    def _complete(self, teacher: nnUNetPredictor, data: Any, segmentation: Any) -> np.ndarray:
+        channels = self.relevance_channels
+        images, maps = channels.num_image_channels, len(channels.objects)
+        drawn_labels = np.asarray(segmentation[:])
+        confidence = torch.from_numpy(np.clip(data[images + maps :], 0, 1))
+        logits = teacher.predict_sliding_window_return_logits(torch.from_numpy(data[:images])).float().cpu()
+        label = torch.from_numpy(drawn_labels.astype(np.int16))
+        odds = torch.log_softmax(logits, 0) + log_prior(label[None], confidence[None])[0]
+        likeliest, completed = torch.softmax(odds, 0).max(0, keepdim=True)
+        completed[likeliest < self.certainty] = self.label_manager.ignore_label
+        stays = (confidence >= _DRAWN_CONFIDENCE).all(0, keepdim=True) | (label < 0)
+        return torch.where(stays, label, completed).numpy().astype(drawn_labels.dtype)
+
+
+class StudyWSLTaughtGated(StudyWSLTaught):
+    """Self-training with those labels alone that are sure."""
+
+    certainty = 0.95
 
 
 class StudyWSLWeight03(StudyWSL):
