@@ -1,7 +1,8 @@
 """The command that every study shares: which arms, seeds and budget, on one data set with dense truth.
 
 The cases are shuffled once: the first train, the next validate during training, the next are the test, which decides
-nothing; with ``--screening`` the cases behind those are scored instead, to choose by. Contours of the training cases
+nothing; with ``--screening`` all others are scored instead, to choose by: those behind, and those that do not train
+with ``--train-cases``. Contours of the training cases
 are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds and number of
 iterations. A study that was cut off continues where it stopped when the command is given again; the results are written
 after every training. On another machine, ``--extend`` takes the trainings that the committed results hold, and trains
@@ -153,9 +154,11 @@ def main(data_set: DataSet, description: str) -> None:
     random.Random(SPLIT_SEED).shuffle(cases)
     training, rest = cases[: args.train_cases], cases[args.train_cases :]
     validation, rest = rest[: args.val_cases], rest[args.val_cases :]
-    role, scored = "test", rest[: args.test_cases]
+    # The test cases stay the same where fewer cases train: those then left over are there to choose by.
+    left_over = max(0, sum(data_set.cases[:2]) - args.train_cases - args.val_cases)
+    role, scored = "test", rest[left_over:][: args.test_cases]
     if args.screening:
-        role, scored = "screening", rest[args.test_cases :]
+        role, scored = "screening", rest[:left_over] + rest[left_over:][args.test_cases :]
     _link(data, work, "development", sorted([*training, *validation]))
     _link(data, work, role, scored, channel="_0000")
 
