@@ -90,6 +90,7 @@ METHODS = {
     "taught": Method("WSL, self-training", "StudyWSLTaught"),
     "taught-gated": Method("WSL, self-training, gated", "StudyWSLTaughtGated"),
     "objects": Method("WSL, every patch shows an object", "StudyWSLObjectPatches"),
+    "mostly-objects": Method("WSL, five in six patches show an object", "StudyWSLMostlyObjectPatches"),
     "relevant": Method("WSL, every patch is centred by the relevance", "StudyWSLRelevantPatches"),
     "fade": Method("WSL, fading", "StudyWSLFade"),
     "weight0.3": Method("WSL, lambda 0.3", "StudyWSLWeight03"),

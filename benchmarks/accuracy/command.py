@@ -2,11 +2,10 @@
 
 The cases are shuffled once: the first train, the next validate during training, the next are the test, which decides
 nothing; with ``--screening`` all others are scored instead, to choose by: those behind, and those that do not train
-with ``--train-cases``. Contours of the training cases
-are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds and number of
-iterations. A study that was cut off continues where it stopped when the command is given again; the results are written
-after every training. On another machine, ``--extend`` takes the trainings that the committed results hold, and trains
-the others.
+with ``--train-cases``. Contours of the training cases are simulated around their dense masks; truth is always dense.
+Every arm gets the same cases, plan, seeds and number of iterations. A study that was cut off continues where it stopped
+when the command is given again; the results are written after every training. On another machine, ``--extend`` takes
+the trainings that the committed results hold, and trains the others.
 
 The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
 ``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda

@@ -133,16 +133,27 @@ class StudyWSLFade(StudyWSL):
 class ObjectPatchesLoader(CompactMapsLoader):
     """Every patch of the training shows an object; in validation a part of them do, as ever."""
 
+    share: ClassVar[float] = 1.0
+    """Probability that a patch does that need not."""
+
     def get_bbox(
         self, data_shape: Any, force_fg: bool, class_locations: Any, *args: Any, **kwargs: Any
     ) -> tuple[list[int], list[int]]:
         """Draw the patch as nnU-Net does if it is to show an object."""
-        return super().get_bbox(data_shape, force_fg or self._is_training, class_locations, *args, **kwargs)
+        if self._is_training:
+            force_fg = force_fg or random.random() < self.share
+        return super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
 
     @property
     def _is_training(self) -> bool:
         """Augmentation, which needs a margin, tells the patches of the training from those of the validation."""
         return tuple(self.patch_size) != tuple(self.final_patch_size)
+
+
+class MostlyObjectPatchesLoader(ObjectPatchesLoader):
+    """Most patches of the training show an object: of batches of 2, five in six instead of one in two."""
+
+    share = 2 / 3
 
 
 class RelevantPatchesLoader(ObjectPatchesLoader):
@@ -180,6 +191,14 @@ class StudyWSLObjectPatches(StudyWSL):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         with loading_with(ObjectPatchesLoader):
+            return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
+
+
+class StudyWSLMostlyObjectPatches(StudyWSL):
+    """Five in six patches of the training show an object."""
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with loading_with(MostlyObjectPatchesLoader):
             return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
 
 
