@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_wsl.files import check_complete, replacing
 
@@ -21,7 +22,40 @@ def test_whole_files(compressed, tmp_path):
     check_complete(compressed)
     compressed.write_bytes(gzip.compress(CONTENT) + gzip.compress(b""))  # members, as pigz and bgzip write them
     check_complete(compressed)
-    check_complete(tmp_path / "of_another_kind.nrrd")
+    check_complete(tmp_path / "of_another_kind.nii")
+
+
+@pytest.fixture(params=["mha", "nrrd"])
+def compressed_inside(request, tmp_path):
+    """A compressed image whose name does not say so."""
+    path = tmp_path / f"image.{request.param}"
+    image = sitk.GetImageFromArray(np.frombuffer(CONTENT, np.uint8).reshape(10, 15, 20))
+    sitk.WriteImage(image, str(path), useCompression=True)
+    return path
+
+
+def test_images_compressed_inside(compressed_inside):
+    check_complete(compressed_inside)
+    content = bytearray(compressed_inside.read_bytes())
+    for place in (-1000, -6):
+        damaged = content.copy()
+        damaged[place] ^= 0xFF
+        compressed_inside.write_bytes(damaged)
+        with pytest.raises(OSError, match="damaged"):
+            check_complete(compressed_inside)
+    for length in (-1000, -1):
+        compressed_inside.write_bytes(content[:length])
+        with pytest.raises(OSError, match="cut off"):
+            check_complete(compressed_inside)
+
+
+@pytest.mark.parametrize("ending", ["mha", "nrrd", "nhdr", "mhd"])
+def test_images_that_are_not_compressed_inside(tmp_path, ending):
+    path = tmp_path / f"image.{ending}"
+    image = sitk.GetImageFromArray(np.frombuffer(CONTENT, np.uint8).reshape(10, 15, 20))
+    for compressed in (False, ending in ("nhdr", "mhd")):  # of those two the voxels are in another file
+        sitk.WriteImage(image, str(path), useCompression=compressed)
+        check_complete(path)
 
 
 @pytest.mark.parametrize("length", [20, 1500, -8, -1])

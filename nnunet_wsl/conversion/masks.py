@@ -304,7 +304,7 @@ def _find_images(
     image_folder: Path, label_folder: Path, ending: str, num_channels: int
 ) -> dict[str, tuple[tuple[Path, ...], Path]]:
     """Return the image files and the label map of every case."""
-    label_maps = sorted(path for path in _visible(label_folder, ending) if path.is_file())
+    label_maps = sorted(_visible(label_folder, ending))
     if not label_maps:
         raise InputError(f"No label map '*{ending}' in '{label_folder}'. Give the folder of the label maps.")
     found = {}

@@ -157,7 +157,16 @@ def compare_runs(folder_a: Path, folder_b: Path) -> Comparison:
     InputError
         If the runs were not scored on the same cases, objects, references and tolerances; all that differs.
     """
-    run_a, run_b = Run.read(folder_a), Run.read(folder_b)
+    runs: list[Run] = []
+    problems: list[str] = []
+    for folder in (folder_a, folder_b):
+        try:
+            runs.append(Run.read(folder))
+        except InputError as error:  # noqa: PERF203 - one bad run must not hide the other
+            problems += error.problems
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+    run_a, run_b = runs
     _check_comparable(run_a, run_b, str(folder_a), str(folder_b))
     order = {case.case: case for case in run_b.cases}
     run_b = replace(run_b, cases=tuple(order[case.case] for case in run_a.cases))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
@@ -70,7 +71,7 @@ def evaluate_folders(
     if missing:
         raise InputError(missing)
     path = pred / "dataset.json" if dataset_json is None else dataset_json
-    if out.resolve() in (pred.resolve(), ref.resolve()):
+    if os.path.realpath(out) in (os.path.realpath(pred), os.path.realpath(ref)):
         raise InputError(f"--out '{out}' holds label maps. Choose another folder, for its pictures may look like some.")
     content = _read_json(path)
     labels = ScoredLabels.from_dataset_json(content, path).with_tolerances(tolerances_mm or {})

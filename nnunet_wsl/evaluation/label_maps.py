@@ -89,10 +89,16 @@ def pair_cases(pred: Path, ref: Path, ending: str, *, predicted_only: bool = Fal
         found[folder] = _label_files(folder, ending)
         if not found[folder]:
             problems.append(f"{option} '{folder}' has no label maps: expected files that end in '{ending}'.")
+        if unreadable := sorted(ascii(name)[1:-1] for name in found[folder] if not _is_text(name)):
+            problems.append(
+                f"The names of files in {option} '{folder}' are no UTF-8: {_listed(unreadable)}. Rename them."
+            )
     if problems:
         raise InputError(problems)
     for option, folder in (("--pred", pred), ("--ref", ref)):
-        others = sorted(path.name for path in _files(folder) if not path.name.endswith((ending, *_NNUNETS_OWN)))
+        others = sorted(
+            path.name for path in _visible(folder) if path.is_file() and not path.name.endswith((ending, *_NNUNETS_OWN))
+        )
         if others:
             _LOG.warning("Left out files of %s, which do not end in '%s': %s", option, ending, _listed(others))
     predicted, references = found[pred], found[ref]
@@ -159,13 +165,20 @@ def read_pair(pair: CasePair, reader: Any, labels: ScoredLabels) -> tuple[LabelM
 
 
 def _label_files(folder: Path, ending: str) -> dict[str, Path]:
-    return {path.name.removesuffix(ending): path for path in _files(folder) if path.name.endswith(ending)}
+    # Links to nowhere, and even folders, count: they must not go unnoticed, and cannot be read.
+    return {path.name.removesuffix(ending): path for path in _visible(folder) if path.name.endswith(ending)}
 
 
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(path: Path, reader: Any) -> LabelMap:
@@ -218,10 +231,10 @@ def _grid_differences(pred: LabelMap, ref: LabelMap) -> list[str]:
         ]
     shift_mm = np.linalg.norm(pred.corners_mm - ref.corners_mm, axis=1).max()
     allowed_mm = _MAX_SHIFT_VOX * min(ref.spacing_mm_zyx)
-    if shift_mm > allowed_mm:
+    if not shift_mm <= allowed_mm:  # which is also so if it is not a number
         return [
-            f"prediction and reference lie up to {shift_mm:.3g} mm apart (allowed {allowed_mm:.2g} mm): their origins "
-            "or directions differ. Predict on the images that the reference was drawn on."
+            f"prediction and reference lie up to {shift_mm:.3g} mm apart (allowed {allowed_mm:.2g} mm): their origins, "
+            "directions or spacings differ. Predict on the images that the reference was drawn on."
         ]
     return []
 

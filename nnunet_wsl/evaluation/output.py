@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,15 +37,21 @@ def results_in(out: Path) -> Iterator[Path]:
     """
     out = Path(os.path.realpath(out))
     existing = next(folder for folder in (out, *out.parents) if os.access(folder, os.F_OK))
-    with ExitStack() as stack:
-        try:
-            building = Path(stack.enter_context(TemporaryDirectory(dir=existing, prefix=".building-")))
-        except OSError as error:
-            raise InputError(f"--out '{out}' cannot be written to ({error.strerror}). Choose another.") from error
-        yield building
-        out.mkdir(parents=True, exist_ok=True)
-        for file in sorted(building.iterdir()):
-            file.replace(out / file.name)
+    try:
+        if existing != out:
+            with suppress(FileNotFoundError):
+                out.lstat()  # fails if its name is too long
+        with TemporaryDirectory(dir=existing, prefix=".building-") as name:
+            building = Path(name)
+            yield building
+            out.mkdir(parents=True, exist_ok=True)
+            files = sorted(building.iterdir())
+            if occupied := [file.name for file in files if (out / file.name).is_dir()]:
+                raise IsADirectoryError(errno.EISDIR, f"{os.strerror(errno.EISDIR)}: {', '.join(occupied)}")
+            for file in files:
+                file.replace(out / file.name)
+    except OSError as error:
+        raise InputError(f"--out '{out}' cannot be written to ({error.strerror}). Choose another.") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,7 @@ class Run:
             raise InputError(
                 f"'{folder}' has no {SUMMARY_FILE}. Give the folder that 'nnunet_wsl evaluate' wrote to."
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"'{path}' cannot be read ({error}). Evaluate again.") from error
         try:
             cases = tuple(
@@ -220,7 +220,7 @@ class Run:
             names = {key: str(name) for key, name in names.items()}
             tolerances_mm = {key: float(value) for key, value in block.get("tolerances_mm", {}).items()}
             layout = {key: set(cases[0].metrics[key]) for key in names}
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise InputError(
                 f"'{path}' does not have the layout of nnU-Net's summary.json ({type(error).__name__}: {error}). "
                 "Evaluate again."
@@ -230,6 +230,8 @@ class Run:
                 f"'{path}' does not have the layout of nnU-Net's summary.json: expected objects, each with n_ref. "
                 "Evaluate again."
             )
+        if len(set(map(frozenset, layout.values()))) > 1:
+            raise InputError(f"'{path}': the objects have not all the same metrics. Evaluate again.")
         uneven = [c.case for c in cases if {key: set(values) for key, values in c.metrics.items()} != layout]
         if uneven:
             raise InputError(
@@ -273,5 +275,6 @@ def case_metrics(scores: ObjectScores) -> dict[str, float]:
 
 
 def _case_name(file: str) -> str:
-    name = Path(file).name
+    windows = "/" not in file and "\\" in file
+    name = (PureWindowsPath if windows else PurePath)(file).name
     return name.removesuffix(".gz").rpartition(".")[0] or name

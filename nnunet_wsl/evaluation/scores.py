@@ -150,7 +150,7 @@ def score_label_maps(
     Parameters
     ----------
     pred, ref : ndarray of int, shape (z, y, x)
-        Label maps of prediction and reference. With one slice they are compared in its plane.
+        Label maps of prediction and reference. With one slice along any axis they are compared in its plane.
     spacing_mm : sequence of float
         Voxel spacing of (z, y, x).
     labels : ScoredLabels
@@ -161,8 +161,10 @@ def score_label_maps(
     dict of str to ObjectScores
         By key of the object.
     """
-    if ref.shape[0] == 1:
-        pred, ref, spacing_mm = pred[0], ref[0], spacing_mm[1:]
+    if 1 in ref.shape:
+        axis = ref.shape.index(1)
+        pred, ref = pred.squeeze(axis), ref.squeeze(axis)
+        spacing_mm = [spacing for i, spacing in enumerate(spacing_mm) if i != axis]
     scored = None if labels.ignore is None else ref != labels.ignore
     num_scored = ref.size if scored is None else int(scored.sum())
     boxes_ref, boxes_pred = _boxes(ref), _boxes(pred)

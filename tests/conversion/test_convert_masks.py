@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -187,6 +188,13 @@ def test_missing_images_are_named_together(source, raw):
     ann, bob = problems_of(source, raw)
     assert "Case 'ann': there is no image 'ann_0001.nii.gz'" in ann
     assert "Case 'bob': there is no image 'bob_0000.nii.gz'" in bob
+
+
+def test_label_maps_that_link_to_nowhere_are_not_left_out(source, raw):
+    (source / "labelsTr" / "bob.nii.gz").unlink()
+    (source / "labelsTr" / "bob.nii.gz").symlink_to(source / "unmounted" / "bob.nii.gz")
+    (problem,) = problems_of(source, raw)
+    assert re.search(r"bob\.nii\.gz' cannot be read as an image", problem)
 
 
 def test_volumes_that_do_not_fit(source, raw):

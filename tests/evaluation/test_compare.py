@@ -133,6 +133,27 @@ def test_folders_without_a_usable_summary(tmp_path, content, words):
         Run.read(tmp_path)
 
 
+def test_both_folders_without_a_usable_summary(tmp_path):
+    with pytest.raises(InputError) as caught:
+        compare_runs(tmp_path / "a", tmp_path / "b")
+    assert [problem.split("'")[1] for problem in caught.value.problems] == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+@pytest.mark.parametrize("key", list(NAMES))
+def test_objects_with_other_metrics_than_each_other(tmp_path, key):
+    folder = write_run(tmp_path / "a", [0.5, 0.5])
+    for case in (0, 1):
+        change(folder, ("metric_per_case", case, "metrics", key, "Dice"))
+    with pytest.raises(InputError, match="the objects have not all the same metrics"):
+        Run.read(folder)
+
+
+def test_summary_that_was_written_on_windows(tmp_path):
+    folder = write_run(tmp_path / "a", [0.5])
+    change(folder, ("metric_per_case", 0, "reference_file"), r"C:\data\ref\case_0.nii.gz")
+    assert Run.read(folder).cases[0].case == "case_0"
+
+
 def test_path_of_the_summary_itself(tmp_path):
     folder = write_run(tmp_path / "a", [0.5, 0.5])
     with pytest.raises(InputError, match=r"summary.json' has no summary.json. Give the folder"):
@@ -165,6 +186,7 @@ def change(folder, keys, value=None):
         (("wsl", "tolerances_mm"), [1.0, 2.0], "layout"),
         (("wsl", "tolerances_mm"), {"1": "wide"}, "layout"),
         (("wsl", "tolerances_mm", "1"), [2], "layout"),
+        (("metric_per_case", 0, "metrics", "1", "Dice"), 10**400, "layout"),
     ],
 )
 def test_damaged_summaries(tmp_path, keys, value, words):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
+import sys
 
 import nibabel
 import numpy as np
@@ -162,13 +165,67 @@ def test_long_names_are_drawn_whole(folders):
 
 def test_failure_leaves_no_folder(folders, monkeypatch):
     def fail(*_):
-        raise FileNotFoundError
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Run, "write", fail)
     out = folders / "deep" / "out"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match=r"--out '.*deep.*' cannot be written to \(No space left on device\)"):
         evaluate_folders(folders / "pred", folders / "ref", out)
     assert not out.parent.exists()
+
+
+def test_folder_in_the_place_of_a_result(folders):
+    evaluate(folders)
+    table = folders / "out" / "metrics.csv"
+    table.unlink()
+    table.mkdir()
+    (table / "mine.txt").touch()
+    before = {path.name: path.stat().st_mtime_ns for path in (folders / "out").iterdir()}
+    with pytest.raises(InputError, match=r"--out '.*' cannot be written to \(Is a directory: metrics.csv\)"):
+        evaluate(folders)
+    assert {path.name: path.stat().st_mtime_ns for path in (folders / "out").iterdir()} == before
+
+
+def test_out_that_cannot_be_a_folder(folders):
+    loop = folders / "loop"
+    loop.symlink_to(loop)
+    for out in (loop, folders / ("n" * 300), folders / "metrics.json"):
+        (folders / "metrics.json").touch()
+        with pytest.raises(InputError, match=r"--out '.*' cannot be written to"):
+            evaluate_folders(folders / "pred", folders / "ref", out)
+
+
+@pytest.mark.parametrize("predicted_only", [False, True])
+def test_links_to_nowhere_are_no_missing_cases(folders, predicted_only):
+    for place in ("pred", "ref"):
+        (folders / place / "case_1.nii.gz").unlink()
+        (folders / place / "case_1.nii.gz").symlink_to(folders / "unmounted" / "case_1.nii.gz")
+    (folders / "pred" / "case_2.nii.gz").unlink()
+    (folders / "pred" / "case_2.nii.gz").mkdir()
+    problems = problems_of(folders, predicted_only=predicted_only)
+    assert [re.match(r"Case '(\w+)': '.*/(\w+)/.*' cannot be read", p).groups() for p in problems] == [
+        ("case_1", "pred"),
+        ("case_1", "ref"),
+        ("case_2", "pred"),
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are text there")
+def test_file_names_that_are_no_text(folders):
+    for place in ("pred", "ref"):
+        (folders / place / "case_1.nii.gz").rename(os.fsdecode(os.fsencode(folders / place) + b"/x\xfc.nii.gz"))
+    problems = problems_of(folders)
+    for place, problem in zip(("pred", "ref"), problems, strict=True):
+        assert re.fullmatch(rf"The names of files in --{place} .* are no UTF-8: x.*fc\. Rename them\.", problem)
+
+
+def test_origin_that_is_not_a_number(folders):
+    for place, x in (("pred", np.nan), ("ref", 4.0)):
+        affine = np.diag([1.1, 0.7, 3.0, 1.0])
+        affine[0, 3] = x
+        nibabel.save(nibabel.Nifti1Image(np.ones((3, 4, 5), np.uint8), affine), folders / place / "case_9.nii.gz")
+    (problem,) = problems_of(folders)
+    assert problem.startswith("Case 'case_9'")
 
 
 def test_undefined_and_absent_are_counted_and_never_nan_in_json(folders):
@@ -214,7 +271,7 @@ def test_all_bad_cases_are_reported_together_and_nothing_is_written(folders):
         "shape": r"\(4, 7, 11\), the reference \(5, 7, 11\)",
         "spacing": r"\(3, 0.8, 1.1\) mm, the reference \(3, 0.7, 1.1\) mm",
         "origin": "up to 1 mm apart",
-        "flipped": "up to 22 mm apart .* origins or directions differ",  # the last of 11 columns: 2 x 10 x 1.1 mm
+        "flipped": "up to 22 mm apart .* origins, directions or spacings differ",  # the last column: 2 x 10 x 1.1 mm
         "unknown": "values 7; dataset.json knows 0, 1, 2",
         "ignoring": "values 3; dataset.json knows 0, 1, 2",
         "image": "values that are no integers",

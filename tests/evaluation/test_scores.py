@@ -84,6 +84,19 @@ def test_one_voxel_too_many():
     assert scores.volume_difference_mm3 == pytest.approx(2.31)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_one_slice_along_any_axis_is_measured_in_its_plane(axis):
+    ref = np.zeros((1, 20, 30), np.uint8)
+    ref[0, 5:15, 8:18] = 1
+    pred = np.roll(ref, 3, axis=2)
+    spacing_mm = [5.0, 0.7, 1.1]
+    labels = labels_of(a=1)
+    expected = score_label_maps(pred, ref, spacing_mm, labels)
+    spacing_mm.insert(axis, spacing_mm.pop(0))
+    turned = [np.moveaxis(label_map, 0, axis) for label_map in (pred, ref)]
+    assert score_label_maps(*turned, spacing_mm, labels) == expected
+
+
 def test_one_slice_is_measured_in_its_plane():
     # In the plane, squares of one voxel two columns apart: corners 1.1 and 2.2 mm from the other. As a volume the
     # slices above and below would count as surface.
