@@ -151,10 +151,10 @@ def title_of(arm: str) -> str:
 def pairs(arms: list[str]) -> list[tuple[str, str]]:
     """Which arms are compared; the first of a pair is what the second is held against.
 
-    Of one labelling, every method with stock and with stock on the same patches, and another relevance with the
-    default's; of one method, gated with ignored and interpolated, and told with untold jitter; interpolation that
-    fades, or is a prior, with WSL on what is gated or ignored; and what is gated or a prior with all slices drawn, and
-    with stock on what is ignored between.
+    Of one labelling, every method with stock and with stock on the same patches, and another relevance, or other
+    patches, with the default's; of one method, gated with ignored and interpolated, and told with untold jitter;
+    interpolation that fades, or is a prior, and self-training with WSL on what is gated or ignored; and what is gated,
+    a prior or self-training with all slices drawn, and with stock on what is ignored between.
     """
     found = []
     for arm in arms:
@@ -168,12 +168,12 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others += ["dense-stock", f"dense-{method}"]
         if labelling.endswith("-told"):
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
-        if method in ("both", "intensity", "fused"):
+        if method in ("both", "intensity", "fused", "objects", "mostly-objects", "relevant"):
             others.append(f"{labelling}-wsl")
         if method == "fade":
             others += [f"{labelling}-wsl", f"{labelling.removesuffix('-gated')}-ignore-wsl"]
-        if method == "prior":
+        if method in ("prior", "taught", "taught-gated"):
             others += [f"{labelling.replace('interpolate', between)}-wsl" for between in BETWEEN]
-            others += [f"{labelling.removesuffix('-interpolate')}-ignore-stock", "dense-stock"]
+            others += [f"{labelling.removesuffix('-interpolate')}-ignore-stock", "dense-stock", "dense-wsl"]
         found += [(other, arm) for other in dict.fromkeys(others) if other in arms and other != arm]
     return found
