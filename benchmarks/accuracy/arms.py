@@ -90,6 +90,7 @@ METHODS = {
     "taught": Method("WSL, self-training", "StudyWSLTaught"),
     "taught-gated": Method("WSL, self-training, gated", "StudyWSLTaughtGated"),
     "objects": Method("WSL, every patch shows an object", "StudyWSLObjectPatches"),
+    "in-image-objects": Method("stock, every patch shows an object", "StudyStockObjectPatches", ""),
     "mostly-objects": Method("WSL, five in six patches show an object", "StudyWSLMostlyObjectPatches"),
     "relevant": Method("WSL, every patch is centred by the relevance", "StudyWSLRelevantPatches"),
     "fade": Method("WSL, fading", "StudyWSLFade"),
@@ -168,6 +169,8 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others += ["dense-stock", f"dense-{method}"]
         if labelling.endswith("-told"):
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
+        if method == "objects":
+            others.append(f"{labelling}-in-image-objects")
         if method in ("both", "intensity", "fused", "objects", "mostly-objects", "relevant"):
             others.append(f"{labelling}-wsl")
         if method == "fade":

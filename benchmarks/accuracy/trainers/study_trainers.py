@@ -130,7 +130,7 @@ class StudyWSLFade(StudyWSL):
         return super().train_step({**batch, "target": target})
 
 
-class ObjectPatchesLoader(CompactMapsLoader):
+class ObjectPatches(PatchesInImageLoader):
     """Every patch of the training shows an object; in validation a part of them do, as ever."""
 
     share: ClassVar[float] = 1.0
@@ -148,6 +148,10 @@ class ObjectPatchesLoader(CompactMapsLoader):
     def _is_training(self) -> bool:
         """Augmentation, which needs a margin, tells the patches of the training from those of the validation."""
         return tuple(self.patch_size) != tuple(self.final_patch_size)
+
+
+class ObjectPatchesLoader(ObjectPatches, CompactMapsLoader):
+    """Patches that show an object, and the relevance in compact form."""
 
 
 class MostlyObjectPatchesLoader(ObjectPatchesLoader):
@@ -192,6 +196,14 @@ class StudyWSLObjectPatches(StudyWSL):
     def get_dataloaders(self) -> tuple[Any, Any]:
         with loading_with(ObjectPatchesLoader):
             return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
+
+
+class StudyStockObjectPatches(StudyStock):
+    """Stock, but for the patches: they stay in the image, and every patch of the training shows an object."""
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with loading_with(ObjectPatches):
+            return super().get_dataloaders()  # type: ignore[no-any-return]
 
 
 class StudyWSLMostlyObjectPatches(StudyWSL):
