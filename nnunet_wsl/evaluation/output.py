@@ -38,9 +38,8 @@ def results_in(out: Path) -> Iterator[Path]:
     out = Path(os.path.realpath(out))
     existing = next(folder for folder in (out, *out.parents) if os.access(folder, os.F_OK))
     try:
-        if existing != out:
-            with suppress(FileNotFoundError):
-                out.lstat()  # fails if its name is too long
+        with suppress(FileNotFoundError):
+            out.stat()  # fails for what can never be made, as a name that is too long
         with TemporaryDirectory(dir=existing, prefix=".building-") as name:
             building = Path(name)
             yield building
@@ -51,7 +50,7 @@ def results_in(out: Path) -> Iterator[Path]:
             for file in files:
                 file.replace(out / file.name)
     except OSError as error:
-        raise InputError(f"--out '{out}' cannot be written to ({error.strerror}). Choose another.") from error
+        raise InputError(f"--out '{out}' cannot be written to ({error.strerror or error}). Choose another.") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

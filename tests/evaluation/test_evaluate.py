@@ -186,11 +186,12 @@ def test_folder_in_the_place_of_a_result(folders):
     assert {path.name: path.stat().st_mtime_ns for path in (folders / "out").iterdir()} == before
 
 
-def test_out_that_cannot_be_a_folder(folders):
-    loop = folders / "loop"
+def test_out_that_cannot_be_a_folder_is_found_before_the_work(folders, monkeypatch):
+    monkeypatch.setattr("nnunet_wsl.evaluation.evaluate._score", lambda *_, **__: pytest.fail("this may take hours"))
+    loop, file = folders / "loop", folders / "metrics.json"
     loop.symlink_to(loop)
-    for out in (loop, folders / ("n" * 300), folders / "metrics.json"):
-        (folders / "metrics.json").touch()
+    file.touch()
+    for out in (loop, file, folders / ("n" * 300)):
         with pytest.raises(InputError, match=r"--out '.*' cannot be written to"):
             evaluate_folders(folders / "pred", folders / "ref", out)
 
@@ -225,7 +226,7 @@ def test_origin_that_is_not_a_number(folders):
         affine[0, 3] = x
         nibabel.save(nibabel.Nifti1Image(np.ones((3, 4, 5), np.uint8), affine), folders / place / "case_9.nii.gz")
     (problem,) = problems_of(folders)
-    assert problem.startswith("Case 'case_9'")
+    assert problem.startswith("Case 'case_9': prediction and reference lie up to nan mm apart")
 
 
 def test_undefined_and_absent_are_counted_and_never_nan_in_json(folders):

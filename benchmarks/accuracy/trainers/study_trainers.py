@@ -193,8 +193,10 @@ class RelevantPatchesLoader(ObjectPatchesLoader):
 class StudyWSLObjectPatches(StudyWSL):
     """Every patch of the training shows an object, instead of a third or, in batches of 2, half of them."""
 
+    loader: ClassVar[type[ObjectPatchesLoader]] = ObjectPatchesLoader
+
     def get_dataloaders(self) -> tuple[Any, Any]:
-        with loading_with(ObjectPatchesLoader):
+        with loading_with(self.loader):
             return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
 
 
@@ -206,12 +208,10 @@ class StudyStockObjectPatches(StudyStock):
             return super().get_dataloaders()  # type: ignore[no-any-return]
 
 
-class StudyWSLMostlyObjectPatches(StudyWSL):
+class StudyWSLMostlyObjectPatches(StudyWSLObjectPatches):
     """Five in six patches of the training show an object."""
 
-    def get_dataloaders(self) -> tuple[Any, Any]:
-        with loading_with(MostlyObjectPatchesLoader):
-            return nnUNetTrainer.get_dataloaders(self)  # type: ignore[no-any-return]
+    loader = MostlyObjectPatchesLoader
 
 
 class StudyWSLRelevantPatches(StudyWSL):
