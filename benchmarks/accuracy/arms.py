@@ -100,6 +100,7 @@ METHODS = {
     "entropy": Method("WSL, cross-entropy", "StudyWSLCrossEntropy"),
     "entropy-decay": Method("WSL, cross-entropy, lambda falls to 0 at half-time", "StudyWSLCrossEntropyDecay"),
     "finest": Method("WSL, no deep supervision of the relevance", "StudyWSLFinest"),
+    "deep-head": Method("WSL, a head with one more layer", "StudyWSLDeepHead"),
     "focused": Method("WSL, and cross-entropy near contours", "StudyWSLFocused"),
     "focused-only": Method("cross-entropy near contours, no relevance head", "StudyFocused"),
     "signed": Method("signed distance head", "StudySignedDistance"),
@@ -171,7 +172,7 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
         if method == "objects":
             others.append(f"{labelling}-in-image-objects")
-        if method in ("both", "intensity", "fused", "objects", "mostly-objects", "relevant"):
+        if method in ("both", "intensity", "fused", "deep-head", "objects", "mostly-objects", "relevant"):
             others.append(f"{labelling}-wsl")
         if method == "fade":
             others += [f"{labelling}-wsl", f"{labelling.removesuffix('-gated')}-ignore-wsl"]

@@ -1,11 +1,12 @@
 """The command that every study shares: which arms, seeds and budget, on one data set with dense truth.
 
 The cases are shuffled once: the first train, the next validate during training, the next are the test, which decides
-nothing; with ``--screening`` all others are scored instead, to choose by: those behind, and those that do not train
-with ``--train-cases``. Contours of the training cases are simulated around their dense masks; truth is always dense.
-Every arm gets the same cases, plan, seeds and number of iterations. A study that was cut off continues where it stopped
-when the command is given again; the results are written after every training. On another machine, ``--extend`` takes
-the trainings that the committed results hold, and trains the others.
+nothing. With other numbers of cases the test stays as it is: more cases train with those behind the test. With
+``--screening`` all that neither train, nor validate, nor test are scored instead, to choose by. Contours of the
+training cases are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds
+and number of iterations. A study that was cut off continues where it stopped when the command is given again; the
+results are written after every training. On another machine, ``--extend`` takes the trainings that the committed
+results hold, and trains the others.
 
 The defaults are a small network and a small budget for a CPU. nnU-Net's full settings on a GPU:
 ``--features --patch --batch-size 0 --epochs 1000 --iterations 250 --optimiser sgd --device cuda
@@ -151,13 +152,13 @@ def main(data_set: DataSet, description: str) -> None:
     labels = data / "labels"
     cases = sorted(path.name.removesuffix(FILE_ENDING) for path in labels.glob(f"*{FILE_ENDING}"))
     random.Random(SPLIT_SEED).shuffle(cases)
-    training, rest = cases[: args.train_cases], cases[args.train_cases :]
-    validation, rest = rest[: args.val_cases], rest[args.val_cases :]
-    # The test cases stay the same where fewer cases train: those then left over are there to choose by.
-    left_over = max(0, sum(data_set.cases[:2]) - args.train_cases - args.val_cases)
-    role, scored = "test", rest[left_over:][: args.test_cases]
-    if args.screening:
-        role, scored = "screening", rest[:left_over] + rest[left_over:][args.test_cases :]
+    # The test cases stay the same however many cases train; those that then neither train nor validate are left over.
+    first = sum(data_set.cases[:2])
+    test = cases[first:][: args.test_cases]
+    rest = cases[:first] + cases[first:][args.test_cases :]
+    training, rest = rest[: args.train_cases], rest[args.train_cases :]
+    validation, left_over = rest[: args.val_cases], rest[args.val_cases :]
+    role, scored = ("screening", left_over) if args.screening else ("test", test)
     _link(data, work, "development", sorted([*training, *validation]))
     _link(data, work, role, scored, channel="_0000")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,11 +18,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 from scipy import ndimage
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import conv3d, cross_entropy, interpolate
 
 from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, loading_with
 from nnunet_wsl.training.loss import CombinedLoss
+from nnunet_wsl.training.network import RelevanceHead
 from nnunet_wsl.training.precision import autocast_forward, bfloat16_on_cpu
 from nnunet_wsl.training.trainer import WSLTrainer
 
@@ -325,6 +327,72 @@ class StudyWSLFused(StudyWSL):
     """One relevance map for all objects."""
 
     fuse_objects = True
+
+
+class DeepRelevanceHead:
+    """A relevance head with one more layer: its rows read features of its own instead of the segmentation's.
+
+    Before the rows of every level comes a convolution of 3 voxels a side with normalisation and activation. What
+    nnU-Net reads of the network is as without them.
+
+    Parameters
+    ----------
+    network : nn.Module
+        A U-Net of nnU-Net's for volumes, whose output layers are widened.
+    rows : RelevanceHead
+        The head that widened them.
+    """
+
+    def __init__(self, network: nn.Module, rows: RelevanceHead) -> None:
+        self.rows = rows
+        self.disabled = rows.disabled
+        with torch.random.fork_rng(devices=[]):
+            self.hidden = nn.ModuleList(self._layer(layer) for layer in rows.layers.values())
+        network.add_module("relevance_hidden", self.hidden)  # for the optimiser
+        network.register_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
+        network.register_load_state_dict_pre_hook(self._remember)  # type: ignore[no-untyped-call]
+        for hidden, layer in zip(self.hidden, rows.layers.values(), strict=True):
+            layer.register_forward_hook(partial(self._deepen, hidden))
+
+    @staticmethod
+    def _layer(row: Any) -> nn.Module:
+        channels = row.in_channels
+        layer = nn.Sequential(
+            nn.Conv3d(channels, channels, 3, padding=1), nn.InstanceNorm3d(channels, affine=True), nn.LeakyReLU()
+        )
+        return layer.to(row.weight.device)
+
+    def _deepen(self, hidden: nn.Module, layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        first = self.rows.num_segmentation
+        bias = None if layer.bias is None else layer.bias[first:]
+        return torch.cat([output[:, :first], conv3d(hidden(inputs[0]), layer.weight[first:], bias)], 1)
+
+    def _forget(self, _network: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+        for name in self.hidden.state_dict(prefix=f"{prefix}relevance_hidden."):
+            del state[name]
+
+    def _remember(self, _network: nn.Module, state: dict[str, Any], prefix: str, *_unused: Any) -> None:
+        state.update(self.hidden.state_dict(prefix=f"{prefix}relevance_hidden."))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return rows and hidden layers."""
+        return self.rows.state_dict() | self.hidden.state_dict(prefix="hidden.")
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what `state_dict` returned."""
+        own = {name.removeprefix("hidden."): value for name, value in state.items() if name.startswith("hidden.")}
+        self.hidden.load_state_dict(own)
+        self.rows.load_state_dict({name: value for name, value in state.items() if not name.startswith("hidden.")})
+
+
+class StudyWSLDeepHead(StudyWSL):
+    """A relevance head with one more layer."""
+
+    def _build_with_relevance_head(self, *args: Any, **kwargs: Any) -> nn.Module:
+        network = super()._build_with_relevance_head(*args, **kwargs)
+        assert isinstance(self.relevance_head, RelevanceHead)
+        self.relevance_head = DeepRelevanceHead(network, self.relevance_head)  # type: ignore[assignment]
+        return network
 
 
 class StudyWSLCrossEntropyDecay(StudyWSLCrossEntropy):
