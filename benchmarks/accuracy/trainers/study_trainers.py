@@ -388,8 +388,17 @@ class DeepRelevanceHead:
 class StudyWSLDeepHead(StudyWSL):
     """A relevance head with one more layer."""
 
-    def _build_with_relevance_head(self, *args: Any, **kwargs: Any) -> nn.Module:
-        network = super()._build_with_relevance_head(*args, **kwargs)
+    def _build_with_relevance_head(  # nnU-Net looks at the signature
+        self,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        network = super()._build_with_relevance_head(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
         assert isinstance(self.relevance_head, RelevanceHead)
         self.relevance_head = DeepRelevanceHead(network, self.relevance_head)  # type: ignore[assignment]
         return network
