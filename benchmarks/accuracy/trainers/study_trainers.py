@@ -349,7 +349,8 @@ class DeepRelevanceHead:
         with torch.random.fork_rng(devices=[]):
             self.hidden = nn.ModuleList(self._layer(layer) for layer in rows.layers.values())
         network.add_module("relevance_hidden", self.hidden)  # for the optimiser
-        network.register_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
+        # torch marks the hook, which a method would not let it.
+        network.register_state_dict_post_hook(partial(self._forget))  # type: ignore[no-untyped-call]
         network.register_load_state_dict_pre_hook(self._remember)  # type: ignore[no-untyped-call]
         for hidden, layer in zip(self.hidden, rows.layers.values(), strict=True):
             layer.register_forward_hook(partial(self._deepen, hidden))
