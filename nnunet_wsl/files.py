@@ -1,8 +1,9 @@
-"""Files: whole ones only, read and written."""
+"""Files: whole ones only, read and written, and their names."""
 
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import secrets
 import zlib
@@ -24,23 +25,31 @@ _COMPRESSED_INSIDE = {
 
 _LONGEST_HEADER = 2**16
 
+_UNCOMPRESSED = (".nii", ".gipl")
+"""Formats whose voxels end the file as they are; SimpleITK reports a want of bytes in the others itself."""
+
+_GIPL_HEADER_BYTES = 256
+
 
 def check_complete(path: Path) -> None:
-    """Read a compressed file to its end; other files are left alone.
+    """Read a compressed image to its end, and compare the length of others with what their headers say.
 
-    SimpleITK gives zeros, without an error, for what is missing of a compressed image, and does not check the rest. Nor
-    does it say that an image that it writes is cut off by a full disk.
+    SimpleITK gives zeros, without an error, for what is missing of many images, and does not check the rest of
+    compressed ones. Nor does it say that an image that it writes is cut off by a full disk.
 
     Parameters
     ----------
     path : Path
-        File whose name ends in ``.gz`` if it is compressed; or in ``.mha`` or ``.nrrd``, and its header says so.
+        File whose name ends in ``.gz`` if it is compressed; or in ``.mha`` or ``.nrrd``, and its header says so; or in
+        ``.nii`` or ``.gipl``. Others are left alone.
 
     Raises
     ------
     OSError
         If the file is empty, cut off or damaged, or cannot be opened.
     """
+    if path.suffix in _UNCOMPRESSED:
+        _check_length(path)
     if path.suffix in _COMPRESSED_INSIDE:
         _check_inside(path, *_COMPRESSED_INSIDE[path.suffix])
     if path.suffix != ".gz":
@@ -55,6 +64,29 @@ def check_complete(path: Path) -> None:
         raise OSError("it is cut off") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise OSError("it is damaged, or no gzip file") from error
+
+
+def _check_length(path: Path) -> None:
+    import SimpleITK as sitk
+
+    length = path.stat().st_size
+    if length == 0:
+        raise OSError("it is empty")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:  # nothing is read of it, so nothing is taken for zeros; other readers may know it
+        return
+    if reader.HasMetaDataKey("bitpix"):  # NIfTI, whose voxels ITK scales
+        axes = range(1, 1 + int(reader.GetMetaData("dim[0]")))
+        voxels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in axes)
+        start, bits = float(reader.GetMetaData("vox_offset")), int(reader.GetMetaData("bitpix"))
+    else:
+        voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        start, bits = _GIPL_HEADER_BYTES, 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+    if length < start + voxels * bits / 8:
+        raise OSError("it is cut off")
 
 
 def _check_inside(path: Path, compressed: bytes, end: bytes, window_bits: int) -> None:
@@ -74,6 +106,15 @@ def _check_inside(path: Path, compressed: bytes, end: bytes, window_bits: int) -
             raise OSError("it is damaged") from error
     if not stream.eof:
         raise OSError("it is cut off")
+
+
+def is_text(name: str) -> bool:
+    """Return whether the name of a file is UTF-8: other names SimpleITK cannot take, it ends the process."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -22,7 +23,7 @@ def test_whole_files(compressed, tmp_path):
     check_complete(compressed)
     compressed.write_bytes(gzip.compress(CONTENT) + gzip.compress(b""))  # members, as pigz and bgzip write them
     check_complete(compressed)
-    check_complete(tmp_path / "of_another_kind.nii")
+    check_complete(tmp_path / "of_another_kind.tif")
 
 
 @pytest.fixture(params=["mha", "nrrd"])
@@ -47,6 +48,50 @@ def test_images_compressed_inside(compressed_inside):
         compressed_inside.write_bytes(content[:length])
         with pytest.raises(OSError, match="cut off"):
             check_complete(compressed_inside)
+
+
+@pytest.mark.parametrize("ending", ["nii", "gipl"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5)])
+def test_images_that_are_not_compressed(tmp_path, ending, dtype, shape):
+    path = tmp_path / f"image.{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones(shape, dtype)), str(path))
+    check_complete(path)
+    content = path.read_bytes()
+    path.write_bytes(content + b"and more")  # as some programs pad files
+    check_complete(path)
+    for length in (-1, -20):
+        path.write_bytes(content[:length])
+        with pytest.raises(OSError, match="cut off"):
+            check_complete(path)
+    path.write_bytes(b"")
+    with pytest.raises(OSError, match="empty"):
+        check_complete(path)
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_nifti_whose_voxels_are_not_those_that_are_read(tmp_path, dtype):
+    """Scaled ones become real numbers, colours have components, and extensions lie before them."""
+    path = tmp_path / "image.nii"
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), dtype), np.diag([2.0, 3, 4, 1]))
+    if isinstance(dtype, str):
+        image.header.set_slope_inter(0.5, 1)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"long" * 100))
+    nibabel.save(image, path)
+    check_complete(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OSError, match="cut off"):
+        check_complete(path)
+
+
+@pytest.mark.parametrize("length", [0, 400])
+def test_an_image_that_a_full_disk_cuts_off_replaces_nothing(tmp_path, length):
+    path = tmp_path / "maps.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.float32)), str(path))
+    before = path.read_bytes()
+    with pytest.raises(OSError, match=r"empty|cut off"), replacing(path) as partial:
+        partial.write_bytes(before[:length])
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("ending", ["mha", "nrrd", "nhdr", "mhd"])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.evaluation.objects import ScoredLabels
-from nnunet_wsl.files import check_complete
+from nnunet_wsl.files import check_complete, is_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def pair_cases(pred: Path, ref: Path, ending: str, *, predicted_only: bool = Fal
         found[folder] = _label_files(folder, ending)
         if not found[folder]:
             problems.append(f"{option} '{folder}' has no label maps: expected files that end in '{ending}'.")
-        if unreadable := sorted(ascii(name)[1:-1] for name in found[folder] if not _is_text(name)):
+        if unreadable := sorted(ascii(name)[1:-1] for name in found[folder] if not is_text(name)):
             problems.append(
                 f"The names of files in {option} '{folder}' are no UTF-8: {_listed(unreadable)}. Rename them."
             )
@@ -171,14 +171,6 @@ def _label_files(folder: Path, ending: str) -> dict[str, Path]:
 
 def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _read(path: Path, reader: Any) -> LabelMap:
