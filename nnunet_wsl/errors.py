@@ -10,6 +10,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def reason_of(error: OSError) -> str:
+    """Return what the system says, with the file that it says it of."""
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+
+
 class InputError(ValueError):
     """Bad input: one clear line per problem, all problems of a run together.
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, reason_of
 
 Input = TypeVar("Input")
 Result = TypeVar("Result")
@@ -50,8 +50,9 @@ def for_all(
         except InputError as error:
             return error
         except OSError as error:
-            reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-            return InputError(f"{_title(description, item)}: {reason}. Check the place, its space and its permissions.")
+            return InputError(
+                f"{_title(description, item)}: {reason_of(error)}. Check the place, its space and its permissions."
+            )
         except MemoryError:
             return InputError(f"{_title(description, item)}: there is not enough memory. Give a lower --jobs.")
 

@@ -17,6 +17,10 @@ from types import ModuleType
 from nnunet_wsl import __version__
 from nnunet_wsl.cli import compare, convert, demo, env, evaluate, predict_relevance, relevance, train
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.files import is_text
+
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a process; Windows has no SIGHUP."""
 
 COMMANDS: tuple[ModuleType, ...] = (demo, convert, train, predict_relevance, evaluate, compare, relevance, env)
 
@@ -42,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
-    # Who kills a process or ends a job on a cluster means what Ctrl-C means: clean up, and let no worker go on.
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Who kills a process, closes its terminal or ends a job on a cluster means what Ctrl-C means: clean up, and let no
+    # worker go on.
+    handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}
     try:
+        _check_names(sys.argv[1:] if argv is None else argv)
         return int(args.func(args))
     except InputError as error:
         for problem in error.problems:
@@ -57,4 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+
+
+def _is_ignored(one: signal.Signals) -> bool:
+    """Return whether this process shall outlive a signal, as that of its terminal under nohup."""
+    return signal.getsignal(one) == signal.SIG_IGN
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    if problems := [
+        f"'{ascii(argument)[1:-1]}' is no UTF-8, and images of such names cannot be read. Rename it."
+        for argument in arguments
+        if not is_text(argument)
+    ]:
+        raise InputError(problems)

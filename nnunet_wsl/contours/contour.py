@@ -13,6 +13,10 @@ SliceList = tuple[int, ...] | Literal["all"]
 """Slice indices, counted from 0, ascending; or all slices of the image."""
 
 
+MAX_COORDINATE = 1e9
+"""Largest coordinate of a point, in mm or pixels: far beyond any image, and exact to a thousandth."""
+
+
 @dataclass(frozen=True, eq=False)
 class Contour:
     """One polyline of one object, drawn in one plane.
@@ -32,7 +36,7 @@ class Contour:
     Raises
     ------
     ValueError
-        If the points have another shape, are too few, or are not finite.
+        If the points have another shape, are too few, or are no numbers up to `MAX_COORDINATE`.
     """
 
     object: str
@@ -46,8 +50,8 @@ class Contour:
         if points.ndim != 2 or points.shape[1] != 3 or len(points) < minimum:
             kind = "closed" if closed else "open"
             raise ValueError(f"a {kind} contour needs points of shape (N, 3) with N >= {minimum}, not {points.shape}")
-        if not np.isfinite(points).all():
-            raise ValueError("contour points must be finite numbers")
+        if not (np.abs(points) <= MAX_COORDINATE).all():
+            raise ValueError(f"contour points must be numbers of at most {MAX_COORDINATE:g} mm")
         points.setflags(write=False)
         for name, value in (
             ("object", object),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_wsl.contours.contour import MAX_COORDINATE
 from nnunet_wsl.errors import InputError
 
 FIRST_PIXEL = 1.0
@@ -30,7 +31,7 @@ def read_text_contour(path: Path) -> NDArray[np.float64]:
     Raises
     ------
     InputError
-        If the file cannot be read, a line is not two finite numbers, or there are fewer than three different points.
+        If the file cannot be read, a line is not two numbers, or there are fewer than three different points.
 
     Notes
     -----
@@ -56,7 +57,7 @@ def read_text_contour(path: Path) -> NDArray[np.float64]:
             x, y = (float(word) for word in re.split(r"\s*,\s*|\s+", line.strip()))
         except ValueError:
             x = y = np.nan
-        if not np.isfinite([x, y]).all():
+        if not (abs(x) <= MAX_COORDINATE and abs(y) <= MAX_COORDINATE):
             raise InputError(
                 f"Contour file '{path}', line {number}: found '{line.strip()[:40]}', expected two numbers, x and y in "
                 "pixels. Correct the line, or leave the file out."

@@ -20,7 +20,7 @@ from nnunet_wsl import __version__
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import FORMAT_VERSION
 from nnunet_wsl.conversion.regions import LabelValues
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, reason_of
 from nnunet_wsl.files import check_complete
 
 _LOG = logging.getLogger(__name__)
@@ -145,7 +145,12 @@ def build_dataset(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise InputError(
                 f"'{target}' cannot be written ({error.strerror}). Check the permissions and the space of '{beside}'."
             ) from error
-        yield building
+        try:
+            yield building
+        except OSError as error:
+            raise InputError(
+                f"'{target}' cannot be made: {reason_of(error)}. Check the place, its space and its permissions."
+            ) from error
         try:
             if overwrite and target.exists():
                 target.rename(replaced)

@@ -21,7 +21,7 @@ from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
 from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError, counted
-from nnunet_wsl.files import check_complete
+from nnunet_wsl.files import check_complete, is_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -173,7 +173,12 @@ def convert_masks(
     if label_values:
         _check_values(label_values)
     channels = tuple(channels) if channels else _channels(described)
-    found = _find_images(image_folder, label_folder, described.get("file_ending", FILE_ENDING), len(channels))
+    ending = described.get("file_ending", FILE_ENDING)
+    if not (isinstance(ending, str) and ending.startswith(".")):
+        raise InputError(
+            f"dataset.json has the file_ending {json.dumps(ending)}; expected one such as '{FILE_ENDING}'. Correct it."
+        )
+    found = _find_images(image_folder, label_folder, ending, len(channels))
     cases = [
         MaskCase(case, paths, labels_path, values, bool(label_values), simulation, plane)
         for case, (paths, labels_path) in found.items()
@@ -220,7 +225,7 @@ def permuted_grid(grid: Grid, order_xyz: tuple[int, int, int]) -> Grid:
 
 def _dataset_json(label_folder: Path) -> dict[str, Any]:
     for path in (label_folder / "dataset.json", label_folder.absolute().parent / "dataset.json"):
-        if path.is_file():
+        if os.path.lexists(path):  # a link to nowhere must not give way to the other
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError, RecursionError) as error:
@@ -305,6 +310,10 @@ def _find_images(
 ) -> dict[str, tuple[tuple[Path, ...], Path]]:
     """Return the image files and the label map of every case."""
     label_maps = sorted(_visible(label_folder, ending))
+    one_folder = image_folder.samefile(label_folder)
+    if one_folder:
+        names = {path.name.removesuffix(ending) for path in label_maps}
+        label_maps = [path for path in label_maps if _case_of(path.name.removesuffix(ending)) not in names]
     if not label_maps:
         raise InputError(f"No label map '*{ending}' in '{label_folder}'. Give the folder of the label maps.")
     found = {}
@@ -313,8 +322,9 @@ def _find_images(
     for path in label_maps:
         case = path.name.removesuffix(ending)
         images = tuple(image_folder / f"{case}_{channel:04d}{ending}" for channel in range(num_channels))
-        if num_channels == 1 and not images[0].is_file():
-            images = (image_folder / path.name,)
+        plain = image_folder / path.name
+        if num_channels == 1 and not os.path.lexists(images[0]) and plain.is_file() and not one_folder:
+            images = (plain,)
         problems += [
             f"Case '{case}': there is no image '{image.name}' in '{image_folder}'. Add it, or remove the label map."
             for image in images
@@ -331,9 +341,22 @@ def _find_images(
     return found
 
 
-def _visible(folder: Path, ending: str) -> Iterator[Path]:
+def _case_of(channel: str) -> str | None:
+    """Return CASE of a name CASE_0000."""
+    match = re.fullmatch(r"(.+)_[0-9]{4}", channel)
+    return match and match[1]
+
+
+def _visible(folder: Path, ending: str) -> list[Path]:
     """Return the files of a format as a shell's * does: archives made on a Mac are full of hidden ones."""
-    return (path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+    paths = [path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith(".")]
+    if problems := [
+        f"The name of '{ascii(path.name)[1:-1]}' in '{folder}' is no UTF-8. Rename it."
+        for path in sorted(paths)
+        if not is_text(path.name)
+    ]:
+        raise InputError(problems)
+    return paths
 
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:

@@ -35,7 +35,7 @@ def check_rois(rois: Mapping[str, str]) -> None:
             problems.append(f"Label '{label}' cannot be used: it is empty or nnU-Net's own. Choose another name.")
         try:
             re.compile(expression)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             problems.append(
                 f"'{expression}', the expression of label '{label}', is not a regular expression: {error}. "
                 "Put a backslash before characters such as '+' and '('."

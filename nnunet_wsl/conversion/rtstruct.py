@@ -38,6 +38,10 @@ class _StructureSet:
     path: Path
     num_contours: dict[str, int]
     series: Series
+    named: int
+    """Images that it names, for itself or for a contour."""
+    missing: int
+    """Those that are not in the source; 0 if none of its series is, as in data with new UIDs."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ def _find_structure_sets(
     dicom: DicomSource, rois: Mapping[str, str] | None, modality: str | None, settings: ConversionSettings, jobs: int
 ) -> tuple[list[_StructureSet], list[str]]:
     """Read every RTSTRUCT and find its series; leave out those of other modalities."""
+    there = {image_slice.sop_uid for series in dicom.series for image_slice in series.slices}
 
     def match(summary: _Summary) -> _StructureSet | None:
         names = list(summary.num_contours)
@@ -166,7 +171,12 @@ def _find_structure_sets(
         except InputError as error:
             file = summary.path.relative_to(dicom.folder)
             raise InputError(f"RTSTRUCT '{file}': {problem}" for problem in error.problems) from error
-        return None if series is None else _StructureSet(summary.path, summary.num_contours, series)
+        if series is None:
+            return None
+        named = summary.rtstruct.referenced_sop_uids
+        known = not named.isdisjoint(image_slice.sop_uid for image_slice in series.slices)
+        missing = len(named - there) if known else 0
+        return _StructureSet(summary.path, summary.num_contours, series, len(named), missing)
 
     if not dicom.rtstructs:
         raise InputError(f"No RTSTRUCT file below '{dicom.folder}'. Give the folder that holds images and RTSTRUCTs.")
@@ -185,6 +195,13 @@ def _find_structure_sets(
         )
     if not structure_sets:
         raise InputError(problems)
+    if incomplete := [structure_set for structure_set in structure_sets if structure_set.missing]:
+        first = incomplete[0]
+        _LOG.warning(
+            "%d structure sets name images that are not in the source, such as '%s' (%d of %d). Where slices are "
+            "missing at its end, an image ends early: restore them, unless they were left out on purpose.",
+            len(incomplete), first.path.relative_to(dicom.folder), first.missing, first.named,
+        )  # fmt: skip
     return structure_sets, problems
 
 

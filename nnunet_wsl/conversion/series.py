@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.files import is_text
 
 POSITION_TOLERANCE_VOX = 0.1
 """How far a slice may lie from its place in the regular grid, in voxels along each axis.
@@ -280,6 +281,7 @@ class Series:
                     ("ImagePositionPatient", image_slice.position_mm),
                     ("ImageOrientationPatient", image_slice.orientation),
                     ("PixelSpacing", image_slice.pixel_spacing_mm),
+                    ("Rows or Columns", min(image_slice.shape_yx) > 0 or None),
                 )
                 if value is None
             ]
@@ -404,7 +406,7 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
     Raises
     ------
     InputError
-        If the folder does not exist, or a file in it cannot be read.
+        If the folder does not exist, or a file in it cannot be read, or is named as DICOM and is none.
     """
     if not folder.is_dir():
         raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the DICOM files.")
@@ -420,7 +422,12 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
             if isinstance(header, str):
                 unreadable.append(f"File '{path.relative_to(folder)}' cannot be read: {header}. Restore or remove it.")
             elif header is None:
-                continue
+                # Macs put hidden files of such names beside others.
+                if path.suffix.lower() == ".dcm" and not path.name.startswith("."):
+                    unreadable.append(
+                        f"File '{path.relative_to(folder)}' is named as DICOM, but has no DICOM header: it is empty, "
+                        "cut off or damaged. Restore or remove it."
+                    )
             elif header.is_rtstruct:
                 rtstructs.append(path)
             elif header.image_slice is not None:
@@ -433,7 +440,15 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files, sorted; links to folders are followed, but no folder is entered twice."""
+    """Return all files, sorted; links to folders are followed, but no folder is entered twice.
+
+    Links to nowhere are among them; pipes and other things that are no files are not.
+
+    Raises
+    ------
+    InputError
+        If a name is no UTF-8.
+    """
     paths: list[Path] = []
     entered = set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -443,8 +458,15 @@ def files_below(folder: Path) -> list[Path]:
             continue
         entered.add(real)
         folders.sort()
-        paths += (Path(root) / name for name in names)
-    return sorted(paths)
+        paths += (path for name in names if (path := Path(root) / name).is_file() or not path.exists())
+    paths.sort()
+    if unreadable := [path for path in paths if not is_text(str(path.relative_to(folder)))]:
+        first = ascii(str(unreadable[0].relative_to(folder)))[1:-1]
+        raise InputError(
+            f"The names of {counted(len(unreadable), 'file')} below '{folder}', or of their folders, are no UTF-8, "
+            f"such as '{first}'. Rename them."
+        )
+    return paths
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from nnunet_wsl.cli import env
+from nnunet_wsl.cli.main import main
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion.dataset import write_volume
 
@@ -32,8 +34,9 @@ def is_running(group):
     return True
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to handle")
-def test_a_terminated_conversion_cleans_up(tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither of these signals")
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP"])
+def test_a_terminated_conversion_cleans_up(tmp_path, how):
     """Nothing half-written stays, and no worker process goes on."""
     rng = np.random.default_rng(0)
     grid = Grid((0, 0, 0), (0.7, 1.1, 3.0), np.eye(3), (60, 90, 120))
@@ -56,7 +59,7 @@ def test_a_terminated_conversion_cleans_up(tmp_path):
     try:
         assert wait_for(lambda: list(raw.glob(".*/new/*/*.nii.gz")) or process.poll() is not None)
         assert process.poll() is None, process.stderr.read()
-        process.terminate()
+        process.send_signal(getattr(signal, how))
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert errors.endswith("interrupted\n")
@@ -65,3 +68,28 @@ def test_a_terminated_conversion_cleans_up(tmp_path):
     finally:
         if is_running(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_arguments_that_are_no_text(tmp_path):
+    image = os.fsencode(tmp_path) + b"/M\xfcller.nii.gz"
+    done = subprocess.run(
+        [*COMMAND, "relevance", image, image, "-o", tmp_path / "maps.nii.gz"],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("M\\udcfcller.nii.gz' is no UTF-8") == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+def test_a_process_that_shall_outlive_its_terminal_does(monkeypatch):
+    """As under nohup, which ignores the signal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(env, "run", lambda _args: os.kill(os.getpid(), signal.SIGHUP) or 0)
+    try:
+        assert main(["env"]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

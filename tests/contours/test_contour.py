@@ -15,8 +15,9 @@ TRIANGLE = [[0, 0, 0], [1, 0, 0], [0, 2, 0]]
         (TRIANGLE[:1], False, "open contour needs .* N >= 2, not \\(1, 3\\)"),
         (np.zeros((3, 2)), True, "shape \\(N, 3\\)"),
         (np.zeros(9), True, "shape \\(N, 3\\)"),
-        ([[0, 0, 0], [1, 0, np.nan], [0, 2, 0]], True, "finite"),
-        ([[0, 0, 0], [1, 0, np.inf], [0, 2, 0]], True, "finite"),
+        ([[0, 0, 0], [1, 0, np.nan], [0, 2, 0]], True, "numbers of at most"),
+        ([[0, 0, 0], [1, 0, -1e307], [0, 2, 0]], True, "numbers of at most"),
+        ([[0, 0, 0], [1, 0, np.inf], [0, 2, 0]], True, "numbers of at most"),
     ],
 )
 def test_impossible_contours_are_refused(points, closed, message):

@@ -166,7 +166,7 @@ def test_faulty_contour(written, change, fault):
     assert problem.endswith("Repair the ROI and export it again.")
 
 
-@pytest.mark.parametrize("text", [b"1,5", b"nan", b"   ", b"inf"])
+@pytest.mark.parametrize("text", [b"1,5", b"nan", b"   ", b"inf", b"1e307"])
 def test_coordinates_that_are_no_numbers(written, text):
     path = written()
     content = path.read_bytes()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -190,6 +191,52 @@ def test_missing_images_are_named_together(source, raw):
     assert "Case 'bob': there is no image 'bob_0000.nii.gz'" in bob
 
 
+def test_a_link_to_nowhere_is_named_as_it_is(source, raw):
+    describe_one_channel(source)
+    (source / "imagesTr" / "bob_0000.nii.gz").unlink()
+    (source / "imagesTr" / "bob_0000.nii.gz").symlink_to(source / "unmounted" / "bob_0000.nii.gz")
+    (problem,) = problems_of(source, raw)
+    assert "Case 'bob': there is no image 'bob_0000.nii.gz'" in problem
+
+
+def describe_one_channel(folder):
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1, "tumour": 2}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def test_images_and_label_maps_in_one_folder(source, raw):
+    describe_one_channel(source)
+    folder = source / "imagesTr"
+    for path in (source / "labelsTr").iterdir():
+        path.rename(folder / path.name)
+    for path in folder.glob("*_0001.nii.gz"):
+        path.unlink()
+    target = convert_masks(folder, folder / ".." / "imagesTr", 501, "Test")
+    assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["ann.nii.gz", "bob.nii.gz"]
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), LABELS)
+
+
+def test_a_label_map_is_not_its_own_image(source, raw):
+    describe_one_channel(source)
+    with pytest.raises(InputError, match=r"Case 'ann': there is no image 'ann_0000\.nii\.gz'"):
+        convert_masks(source / "labelsTr", source / "labelsTr", 501, "Test")
+
+
+def test_a_description_that_links_to_nowhere_does_not_give_way_to_another(source, raw):
+    (source / "labelsTr" / "dataset.json").symlink_to(source / "unmounted" / "dataset.json")
+    (problem,) = problems_of(source, raw)
+    assert "labelsTr/dataset.json' cannot be read as JSON" in problem
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+def test_names_that_are_no_text(source, raw, folder):
+    (source / folder / "bob.nii.gz").touch()
+    (source / folder / "bob.nii.gz").rename(source / folder / os.fsdecode(b"b\xf6b.nii.gz"))
+    (problem,) = problems_of(source, raw)
+    assert r"The name of 'b\udcf6b.nii.gz' in" in problem
+
+
 def test_label_maps_that_link_to_nowhere_are_not_left_out(source, raw):
     (source / "labelsTr" / "bob.nii.gz").unlink()
     (source / "labelsTr" / "bob.nii.gz").symlink_to(source / "unmounted" / "bob.nii.gz")
@@ -270,6 +317,12 @@ def test_label_values_that_are_no_labels(source, raw):
         ('{"labels": {"background": 0, "a": 1}}', {}, "The names of the image channels are not known"),
         ("{}", {"label_values": {"ignore": 1}}, "--label 'ignore=1' cannot be used"),
         ("{}", {"label_values": {"a": 0}}, "--label 'a=0' cannot be used"),
+        (
+            '{"file_ending": "**.nii"}',
+            {"label_values": {"a": 1}, "channels": ["CT"]},
+            r'the file_ending "\*\*\.nii"; exp',
+        ),
+        ('{"file_ending": 7}', {"label_values": {"a": 1}, "channels": ["CT"]}, "the file_ending 7; expected one such"),
         ('{"file_ending": ".mha"}', {"label_values": {"a": 1}, "channels": ["CT"]}, "No label map '\\*.mha'"),
     ],
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +34,7 @@ from conversion.phantom import (
     write_patient,
     write_series,
 )
+from pydicom.uid import generate_uid
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_wsl import __version__
@@ -764,6 +767,40 @@ def test_series_without_and_with_several_structure_sets_are_named(source, raw, c
     assert "1 image series of modality MR have no structure set and are left out" in caplog.text
     assert "such as the series in folder 'bob'" in caplog.text
     assert "The cases 'other' and 'rs' have the same image" in caplog.text
+
+
+def test_images_that_are_missing_at_an_end_are_told(source, raw, caplog):
+    for name in ("ann", "bob"):
+        write_patient(source / name)
+    convert_rtstruct(source, 501, "Test")
+    assert "name images that are not in the source" not in caplog.text
+    headers = write_series(source / "new", series="new")
+    write_contours(source / "new" / "rs.dcm", headers, {"GTV": TWICE})
+    max(headers, key=lambda header: header.ImagePositionPatient[2]).filename.unlink()
+    convert_rtstruct(source, 501, "Test", overwrite=True)
+    assert "1 structure sets name images that are not in the source, such as 'new/rs.dcm' (1 of 5)" in caplog.text
+
+
+def test_images_that_got_other_identifiers_are_not_missing(source, raw, caplog):
+    headers = write_patient(source / "ann")
+    for header in headers:
+        edit(header.filename, lambda d: setattr(d, "SOPInstanceUID", generate_uid()))
+    convert_rtstruct(source, 501, "Test")
+    assert "name images that are not in the source" not in caplog.text
+
+
+@pytest.mark.parametrize("expression", ["x{99999999999}", "(" * 5000 + ")" * 5000])
+def test_expressions_that_are_too_large(source, raw, expression):
+    assert "is not a regular expression" in only_problem_of(source, raw, rois={"a": expression})
+
+
+def test_a_disk_that_is_full_when_all_cases_are_written(source, raw, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.json")
+
+    write_patient(source / "ann")
+    monkeypatch.setattr(cases, "write_dataset_json", full)
+    assert re.search(r"cannot be made: report\.json: No space left", only_problem_of(source, raw))
 
 
 def test_relevance_channels_are_no_images_for_a_stock_trainer(source, raw, caplog):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pydicom
 import pytest
@@ -254,6 +257,43 @@ def test_damaged_files_are_all_named(tmp_path):
         "File 'image/slice004.dcm' cannot be read",
         "File 'image/slice005.dcm' cannot be read",
     ]
+
+
+@pytest.mark.parametrize("content", [b"", bytes(700)])
+def test_files_that_are_named_as_dicom_and_are_none(tmp_path, content):
+    headers = write_series(tmp_path / "image")
+    (tmp_path / "image" / "._slice001.dcm").write_bytes(content)  # of a Mac
+    assert len(only_series(tmp_path).slices) == len(headers)
+    headers[0].filename.write_bytes(content)
+    (tmp_path / "image" / "RS.DCM").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        find_dicom(tmp_path)
+    assert [p.split(",")[0] for p in caught.value.problems] == [
+        "File 'image/RS.DCM' is named as DICOM",
+        f"File 'image/{headers[0].filename.name}' is named as DICOM",
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
+def test_pipes_are_no_files(tmp_path):
+    write_series(tmp_path)
+    os.mkfifo(tmp_path / "pipe.dcm")
+    assert len(find_dicom(tmp_path).series) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(tmp_path):
+    write_series(tmp_path / "image")
+    (tmp_path / "image").rename(tmp_path / os.fsdecode(b"M\xfcller"))
+    with pytest.raises(InputError, match=r"names of 5 files below .* no UTF-8, such as 'M\\udcfcller/slice001.dcm'"):
+        find_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns"])
+def test_images_without_rows_or_columns(tmp_path, keyword):
+    for header in write_series(tmp_path / "image"):
+        edit(header.filename, lambda d: setattr(d, keyword, 0))
+    assert "has no valid Rows or Columns" in problem_of(tmp_path)
 
 
 def test_source_that_is_no_folder(tmp_path):
