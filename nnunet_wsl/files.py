@@ -18,10 +18,11 @@ _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 
 _COMPRESSED_INSIDE = {
     # MetaImage's header ends with the line that says that the voxels follow; NRRD's with an empty line.
-    ".mha": (rb"\nCompressedData *= *True\s", rb"\nElementDataFile *= *LOCAL\s*?\n", _ZLIB),
-    ".nrrd": (rb"\nencoding: *gz(ip)?\s", rb"\r?\n\r?\n", _GZIP),
+    ".mha": (rb"\nCompressedData *= *True\s", rb"\nElementDataFile *= *LOCAL\s*?\n", rb"\nElementDataFile", _ZLIB),
+    ".nrrd": (rb"\nencoding: *gz(ip)?\s", rb"\r?\n\r?\n", rb"\ndata ?file:", _GZIP),
 }
-"""Formats whose files may hold compressed voxels: what their headers say then, how these end, and the compression."""
+"""Formats whose files may hold compressed voxels: what their headers say then, how these end if the voxels follow, what
+names another file of voxels, and the compression."""
 
 _LONGEST_HEADER = 2**16
 
@@ -89,10 +90,12 @@ def _check_length(path: Path) -> None:
         raise OSError("it is cut off")
 
 
-def _check_inside(path: Path, compressed: bytes, end: bytes, window_bits: int) -> None:
+def _check_inside(path: Path, compressed: bytes, end: bytes, elsewhere: bytes, window_bits: int) -> None:
     with path.open("rb") as file:
         start = file.read(_LONGEST_HEADER)
         header_end = re.search(end, start)
+        if header_end is None and len(start) < _LONGEST_HEADER and not re.search(elsewhere, start):
+            raise OSError("it is cut off" if start else "it is empty")
         if header_end is None or not re.search(compressed, start[: header_end.end()], re.IGNORECASE):
             return
         file.seek(header_end.end())

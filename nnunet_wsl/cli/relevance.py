@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _GEOMETRY_TOLERANCE = 1e-3  # in voxels; headers of image files round positions to float32
 
-_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".tif", ".tiff")
+_TIFF = (".tif", ".tiff")
+_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", *_TIFF)
 """Formats of one file, which can be renamed when it is whole, and that hold float values."""
 
 
@@ -117,6 +118,11 @@ def run(args: argparse.Namespace) -> int:
         ]
         if problems:
             raise InputError(problems)
+    if args.output.suffix in _TIFF and image.geometry.GetDimension() == 3 and len(objects.names) > 1 and not args.fuse:
+        raise InputError(
+            f"{args.output}: TIFF holds one map of a volume, and there are {len(objects.names)}. Choose another "
+            "ending, pass --fuse, or name one --object."
+        )
     settings = _settings(args, image, objects)
     contours: list[Any] = objects.voxels
     if args.exact and objects.placed is not None:
@@ -172,14 +178,17 @@ def _read_image(path: Path, contours: Path, outside: Literal["error", "clip"]) -
     image = _read(path)
     if image.GetDimension() not in (2, 3):
         raise InputError(f"{path}: expected an image with two or three axes, found {image.GetDimension()}.")
+    is_placed = bool(np.isfinite([*image.GetOrigin(), *image.GetSpacing(), *image.GetDirection()]).all())
     if image.GetDimension() == 3:
         try:
             _grid(image)
-        except ValueError as error:
-            raise InputError(
-                f"{path}: its header has no geometry to measure distances in. Expected positive spacings and axes at "
-                "right angles: resample the image."
-            ) from error
+        except ValueError:
+            is_placed = False
+    if not is_placed:
+        raise InputError(
+            f"{path}: its header has no geometry to measure distances in. Expected positive spacings, axes at right "
+            "angles and a finite origin: resample the image."
+        )
     voxels = sitk.GetArrayFromImage(image)
     channels = voxels[None] if image.GetNumberOfComponentsPerPixel() == 1 else np.moveaxis(voxels, -1, 0)
     return _Image(channels, _geometry(image))
@@ -354,7 +363,8 @@ def _check_geometry(label_map: sitk.Image, image: _Image, path: Path) -> None:
         apart_mm = np.subtract(
             label_map.TransformIndexToPhysicalPoint(corner), reference.TransformIndexToPhysicalPoint(corner)
         )
-        if np.linalg.norm(apart_mm) > _GEOMETRY_TOLERANCE * max(reference.GetSpacing()):
+        allowed_mm = _GEOMETRY_TOLERANCE * max(reference.GetSpacing())
+        if not np.linalg.norm(apart_mm) <= allowed_mm:  # which is also so if it is not a number
             raise InputError(
                 f"{path}: its voxel {tuple(corner)} lies {np.linalg.norm(apart_mm):.4g} mm from that of the image. "
                 "Resample it to the image."
@@ -373,7 +383,7 @@ def _write(path: Path, maps: NDArray[np.float32], geometry: sitk.Image) -> None:
         with replacing(path) as partial:
             sitk.WriteImage(volumes[0] if len(volumes) == 1 else sitk.JoinSeries(volumes), str(partial), True)
     except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"{path}: cannot be written. Check the permissions and the space of its folder. Several maps of a volume "
-            "need an ending other than .tif."
+            f"{path}: cannot be written ({reason}). Check the permissions and the space of its folder."
         ) from error

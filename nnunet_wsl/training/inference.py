@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError, counted
-from nnunet_wsl.files import check_complete, replacing
+from nnunet_wsl.files import check_complete, is_text, replacing
 from nnunet_wsl.training.network import RelevanceHead
 
 # nnU-Net's readers whose arrays can be laid back on the grid of the file.
 _READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO")
+
+_DAMAGED = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What loading a damaged model raises."""
 
 
 class _RelevanceOutput(nn.Module):
@@ -66,13 +69,13 @@ class RelevancePredictor:
     Raises
     ------
     InputError
-        If a file of the model is missing, or a checkpoint is damaged or has no relevance head.
+        If a file of the model is missing or damaged, or a checkpoint has no relevance head.
     NotImplementedError
         For the second stage of a cascade, or a reader of images other than those known to be laid back right.
     """
 
     def __init__(self, model: Path, folds: Sequence[int | str], checkpoint: str, device: torch.device) -> None:
-        names = sorted(map(str, folds))
+        names = sorted({str(fold) for fold in folds})
         paths = [model / f"fold_{fold}" / checkpoint for fold in names]
         missing = [path for path in (model / "dataset.json", model / "plans.json", *paths) if not path.is_file()]
         if missing:
@@ -94,7 +97,13 @@ class RelevancePredictor:
         self.objects: tuple[str, ...] = tuple(heads[0]["objects"])
         self._weights_of_heads = [head["weights"] for head in heads]
         self._predictor = nnUNetPredictor(device=device, allow_tqdm=False)
-        self._predictor.initialize_from_trained_model_folder(str(model), tuple(names), checkpoint)
+        try:
+            self._predictor.initialize_from_trained_model_folder(str(model), tuple(names), checkpoint)
+        except _DAMAGED as error:
+            raise InputError(
+                f"nnU-Net cannot load the model '{model}' ({type(error).__name__}: {_reason(error)}): its plans.json, "
+                "dataset.json or a checkpoint is damaged, or they are of different trainings. Copy it again."
+            ) from error
         plans = self._predictor.plans_manager
         reader = plans.plans["image_reader_writer"]
         if reader not in _READERS:
@@ -200,9 +209,10 @@ class RelevancePredictor:
 def _load_head(path: Path) -> dict[str, Any] | str:
     """Return what a checkpoint holds of its relevance head, or what is wrong with it."""
     try:
-        head = torch.load(path, map_location="cpu", weights_only=False, mmap=True).get("relevance_head")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         return f"Checkpoint '{path}' cannot be read ({_reason(error)}). Copy it again, or train again."
+    head: dict[str, Any] | None = checkpoint.get("relevance_head") if isinstance(checkpoint, dict) else None
     return head or f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer."
 
 
@@ -262,6 +272,8 @@ def predict_relevance(
         case: [output / f"{case}_{channel:04d}.nii.gz" for channel in range(len(predictor.objects))] for case in cases
     }
     written = [path for paths in maps.values() for path in paths]
+    waiting = [case for case, paths in maps.items() if overwrite or not all(path.exists() for path in paths)]
+    _check_images(path for case in waiting for path in cases[case])
     record = output / "relevance.json"
     existing = [path for path in (record, *written) if path.exists()]
     if existing and not (continue_prediction or overwrite):
@@ -305,19 +317,19 @@ def predict_relevance(
 def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[Path]]:
     """Return the files of each case, one per image channel, whose headers can be read."""
     files = (
-        sorted(
-            path
-            for path in images.iterdir()
-            if path.name.endswith(ending) and not path.name.startswith(".") and path.is_file()
-        )
+        sorted(path for path in images.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
         if images.is_dir()
         else []
     )
     if not files:
         raise InputError(f"No images CASE_0000{ending} in '{images}'. Give the folder that nnUNetv2_predict reads.")
-    problems = []
+    problems = [
+        f"The name of '{ascii(path.name)[1:-1]}' in '{images}' is no UTF-8. Rename it."
+        for path in files
+        if not is_text(path.name)
+    ]
     cases: dict[str, list[Path]] = {}
-    for path in files:
+    for path in filter(lambda path: is_text(path.name), files):
         match = re.fullmatch(r"(.+)_[0-9]{4}", path.name.removesuffix(ending))
         if match:
             cases.setdefault(match[1], []).append(path)
@@ -345,6 +357,21 @@ def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[
     return cases
 
 
+def _check_images(paths: Iterable[Path]) -> None:
+    """Check that images are whole, before anything is removed or predicted."""
+
+    def problem(path: Path) -> str | None:
+        try:
+            check_complete(path)
+        except OSError as error:
+            return f"'{path}' cannot be read as an image ({error}). Write it again."
+        return None
+
+    found = map(problem, tqdm(list(paths), "Checking images", delay=2, unit="file"))
+    if problems := [one for one in found if one]:
+        raise InputError(problems)
+
+
 def _header_problem(path: Path) -> str | None:
     """Say what is wrong with the header of an image."""
     reader = sitk.ImageFileReader()
@@ -355,6 +382,8 @@ def _header_problem(path: Path) -> str | None:
         return f"'{path}' cannot be read as an image ({_reason(error)}). Write it again."
     if reader.GetDimension() not in {2, 3}:
         return f"'{path}' has {reader.GetDimension()} dimensions; expected 2 or 3. Write one image per file."
+    if not np.isfinite([*reader.GetOrigin(), *reader.GetSpacing(), *reader.GetDirection()]).all():
+        return f"'{path}' lies nowhere: its header's geometry is no finite numbers. Correct it."
     return None
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_a_file_that_is_cut_off(files, tmp_path, capsys):
         ({"-o": "map.mhd"}, "cannot be written in this format"),
         ({"-o": "map.nhdr"}, "cannot be written in this format"),
         ({"-o": "map.mnc"}, "cannot be written in this format"),
-        ({"-o": "map.tif"}, "Several maps of a volume need an ending other than .tif"),
+        ({"-o": "map.tif"}, "map.tif: TIFF holds one map of a volume, and there are 2"),
     ],
 )
 def test_bad_input_is_said_and_leaves_nothing(files, tmp_path, capsys, monkeypatch, changes, message):
@@ -231,6 +232,42 @@ def test_a_sheared_image_is_refused(labels, tmp_path, capsys, contours):
     assert "image.nrrd: its header" in (error := capsys.readouterr().err)
     assert "axes at right angles" in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize("shape", [SHAPE, SHAPE[1:]])
+@pytest.mark.parametrize("which", ["image", "labels"])
+def test_an_image_that_lies_nowhere_is_refused(tmp_path, capsys, shape, which):
+    paths = []
+    for name in ("image", "labels"):
+        image = sitk.GetImageFromArray(np.eye(*shape[-2:], dtype=np.uint8) * np.ones(shape, np.uint8))
+        path = tmp_path / f"{name}.nii"
+        sitk.WriteImage(image, str(path))
+        if name == which:
+            header = bytearray(path.read_bytes())
+            header[292:296] = np.float32(np.nan).tobytes()  # NIfTI's srow_x: where the first voxel lies
+            path.write_bytes(header)
+        paths.append(str(path))
+    assert main(["relevance", *paths, "-o", str(tmp_path / "map.nii.gz")]) == 2
+    assert f"{which}.nii: its " in capsys.readouterr().err
+    assert not (tmp_path / "map.nii.gz").exists()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha"])
+def test_a_disk_that_is_full(files, tmp_path, capsys, ending):
+    """SimpleITK does not say that a file is cut off; a limit of the file's size stands for the disk."""
+    resource = pytest.importorskip("resource")
+    out = tmp_path / "out"
+    out.mkdir()
+    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, former[1][1]))
+    try:
+        code = main(["relevance", files["image"], files["labels"], "-o", str(out / f"map{ending}"), "--sigma-mm", "2"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former[1])
+        signal.signal(signal.SIGXFSZ, former[0])
+    assert code == 2
+    assert f"map{ending}: cannot be written" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 0.5])

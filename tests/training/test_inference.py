@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shutil
+import sys
 
 import nibabel
 import numpy as np
@@ -16,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from skimage import io
 
 from nnunet_wsl.cli.main import main
+from nnunet_wsl.training.inference import RelevancePredictor
 from nnunet_wsl.training.network import RelevanceHead
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -296,18 +300,90 @@ def test_maps_that_stay_are_not_said_to_be_of_another_model(tmp_path, images, mo
     assert contents(out) == before
 
 
-def test_an_interrupted_replacement_mixes_no_models(tmp_path, images, model, capsys):
+def test_an_interrupted_replacement_mixes_no_models(tmp_path, images, model, monkeypatch):
     out = tmp_path / "out"
     write_image(images / "b_0000.nii.gz")
     assert predict(images, out, model) == 0
     old = contents(out)
-    truncated = (images / "b_0000.nii.gz").read_bytes()
-    (images / "b_0000.nii.gz").write_bytes(truncated[: len(truncated) // 2])  # its header is whole
     other = write_model(tmp_path / "other", seed=2)
-    (problem,) = refused(capsys, images, out, other, "--overwrite")
-    assert "b_0000.nii.gz" in problem
+
+    def interrupted(self, paths):
+        if paths[0].name.startswith("b_"):
+            raise KeyboardInterrupt
+        return whole(self, paths)
+
+    whole = RelevancePredictor.predict
+    monkeypatch.setattr(RelevancePredictor, "predict", interrupted)
+    assert predict(images, out, other, "--overwrite") == 130
     assert sorted(contents(out)) == ["a_0000.nii.gz", "a_0001.nii.gz", "relevance.json"]
     assert contents(out)["a_0000.nii.gz"] != old["a_0000.nii.gz"]
+
+
+def test_nothing_is_replaced_where_images_are_damaged(tmp_path, images, model, capsys):
+    out = tmp_path / "out"
+    for case in "bc":
+        write_image(images / f"{case}_0000.nii.gz")
+    assert predict(images, out, model) == 0
+    old = contents(out)
+    for case in "bc":
+        path = images / f"{case}_0000.nii.gz"
+        path.write_bytes(path.read_bytes()[:-20])  # its header is whole
+    problems = refused(capsys, images, out, model, "--overwrite")
+    assert ["b_0000" in problems[0], "c_0000" in problems[1], len(problems)] == [True, True, 2]
+    assert contents(out) == old
+    assert predict(images, out, model, "--continue_prediction") == 0  # reads none of them
+    assert contents(out) == old
+
+
+def test_images_that_link_to_nowhere_are_not_left_out(tmp_path, images, model, capsys):
+    (images / "b_0000.nii.gz").symlink_to(tmp_path / "unmounted" / "b_0000.nii.gz")
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "b_0000.nii.gz' cannot be read as an image" in problem
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(tmp_path, images, model, capsys):
+    (images / "a_0000.nii.gz").rename(images / os.fsdecode(b"\xe4_0000.nii.gz"))
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert r"The name of '\udce4_0000.nii.gz' in" in problem
+
+
+def test_images_that_lie_nowhere(tmp_path, images, model, capsys):
+    path = images / "a_0000.nii.gz"
+    header = bytearray(gzip.decompress(path.read_bytes()))
+    header[292:296] = np.float32(np.nan).tobytes()  # NIfTI's srow_x: where the first voxel lies
+    path.write_bytes(gzip.compress(header))
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "a_0000.nii.gz' lies nowhere" in problem
+
+
+def test_a_fold_that_is_named_twice_counts_once(tmp_path, images, model):
+    assert predict(images, tmp_path / "once", model, "-f", "0") == 0
+    assert predict(images, tmp_path / "twice", model, "-f", "0", "0") == 0
+    assert contents(tmp_path / "once") == contents(tmp_path / "twice")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("plans.json", "{"), ("plans.json", "[]"), ("dataset.json", '{"labels": 3}')]
+)
+def test_damaged_descriptions_of_a_model(tmp_path, images, model, capsys, name, content):
+    damaged = tmp_path / "model"
+    shutil.copytree(model, damaged)
+    (damaged / name).write_text(content)
+    (problem,) = refused(capsys, images, tmp_path / "out", damaged)
+    assert f"nnU-Net cannot load the model '{damaged}'" in problem
+
+
+def test_checkpoints_of_other_things(tmp_path, images, model, capsys):
+    other = tmp_path / "model"
+    shutil.copytree(model, other)
+    whole = torch.load(other / CHECKPOINT, weights_only=False)
+    torch.save([1, 2], other / CHECKPOINT)
+    (problem,) = refused(capsys, images, tmp_path / "out", other)
+    assert "has no relevance head" in problem
+    torch.save({**whole, "network_weights": {}}, other / CHECKPOINT)
+    (problem,) = refused(capsys, images, tmp_path / "out", other)
+    assert "nnU-Net cannot load the model" in problem
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"<html>" * 9])
