@@ -31,8 +31,9 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_wsl.demo.pipeline import run_demo
     from nnunet_wsl.errors import InputError
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("No CUDA device found. Leave out --device to run the demo on the CPU.")
+    backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    if args.device != "cpu" and not backends[args.device].is_available():
+        raise InputError(f"No {args.device} device found. Leave out --device to run the demo on the CPU.")
     start = time.monotonic()
 
     def report(command: str) -> None:

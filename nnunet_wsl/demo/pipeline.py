@@ -59,10 +59,15 @@ def run_demo(folder: Path, *, device: str = "cpu", report: Callable[[str], None]
     InputError
         If the folder exists, or one of the commands fails.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise InputError(f"The folder '{folder}' exists already. Remove it, or choose another with --out.")
     dicom, images, truth, predicted = (folder / name for name in ("dicom", "images", "truth", "predicted"))
-    truth.mkdir(parents=True)
+    try:
+        truth.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder '{folder}' cannot be made ({error.strerror}). Choose another with --out."
+        ) from error
     patients = {f"patient_{seed:02d}": Phantom.random(seed) for seed in range(1, _TRAINING_PATIENTS + 1)}
     for name, phantom in patients.items():
         phantom.write_dicom(dicom / "training" / name, with_contours=True)

@@ -12,6 +12,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.training.checkpoints import read_checkpoint
 from nnunet_wsl.training.trainer import RelevanceSupervision
 
 
@@ -40,15 +41,17 @@ def check_training(
     problems = []
     if fold != "all" and not fold.isdecimal():
         problems.append(f"Fold {fold!r}: expected a number, usually 0 to 4, or 'all'.")
-    if pretrained_weights is not None and not Path(pretrained_weights).is_file():
-        problems.append(f"-pretrained_weights {pretrained_weights}: there is no such file. Give a checkpoint's path.")
+    if pretrained_weights is not None:
+        problems += _weights_problems(pretrained_weights)
     try:
         trainer_class = recursive_find_trainer_class_by_name(trainer)
     except (RuntimeError, AssertionError) as error:  # not found, or no trainer
         problems.append(f"Trainer {trainer!r}: {error}")
         trainer_class = None
     try:
-        dataset_json = _check_plans(_planned_folder(dataset), dataset, configuration, plans_identifier)
+        folder = _planned_folder(dataset)
+        dataset_json = _check_plans(folder, dataset, configuration, plans_identifier)
+        _check_splits(folder / "splits_final.json")
     except InputError as error:
         problems += error.problems
     else:
@@ -62,6 +65,16 @@ def check_training(
             )
     if problems:
         raise InputError(problems)
+
+
+def _weights_problems(path: str) -> tuple[str, ...]:
+    if not Path(path).is_file():
+        return (f"-pretrained_weights {path}: there is no such file. Give a checkpoint's path.",)
+    try:
+        read_checkpoint(path)
+    except InputError as error:
+        return error.problems
+    return ()
 
 
 def _planned_folder(dataset: str) -> Path:
@@ -87,7 +100,7 @@ def _planned_folder(dataset: str) -> Path:
 def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifier: str) -> dict[str, Any]:
     """Return the content of the dataset's ``dataset.json``, if it was planned and preprocessed."""
     remedy = f"Run: nnUNetv2_plan_and_preprocess -d {dataset}"
-    dataset_json = _read_json(folder / "dataset.json", remedy)
+    dataset_json: dict[str, Any] = _read_json(folder / "dataset.json", remedy)
     path = folder / f"{plans_identifier}.json"
     if not path.is_file():
         there = ", ".join(sorted(plans.stem for plans in folder.glob("*Plans*.json"))) or "none"
@@ -106,9 +119,22 @@ def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifie
     return dataset_json
 
 
-def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+def _check_splits(path: Path) -> None:
+    """Check that nnU-Net's folds, if they are made already, are folds."""
+    if not path.exists():
+        return
+    remedy = "Correct it, or remove it: nnU-Net then makes its own."
+    folds = _read_json(path, remedy)
+    if not (
+        isinstance(folds, list)
+        and all(isinstance(fold, dict) for fold in folds)
+        and all(isinstance(fold.get(part), list) for fold in folds for part in ("train", "val"))
+    ):
+        raise InputError(f"{path}: expected a list of folds, each with the lists of cases 'train' and 'val'. {remedy}")
+
+
+def _read_json(path: Path, remedy: str) -> Any:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}. {remedy}") from error
-    return content

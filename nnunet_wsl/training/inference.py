@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import check_complete, is_text, replacing
+from nnunet_wsl.training.checkpoints import last_line, read_checkpoint
 from nnunet_wsl.training.network import RelevanceHead
 
 # nnU-Net's readers whose arrays can be laid back on the grid of the file.
@@ -101,8 +101,9 @@ class RelevancePredictor:
             self._predictor.initialize_from_trained_model_folder(str(model), tuple(names), checkpoint)
         except _DAMAGED as error:
             raise InputError(
-                f"nnU-Net cannot load the model '{model}' ({type(error).__name__}: {_reason(error)}): its plans.json, "
-                "dataset.json or a checkpoint is damaged, or they are of different trainings. Copy it again."
+                f"nnU-Net cannot load the model '{model}' ({type(error).__name__}: {last_line(error)}): its "
+                "plans.json, dataset.json or a checkpoint is damaged, or they are of different trainings. Copy it "
+                "again."
             ) from error
         plans = self._predictor.plans_manager
         reader = plans.plans["image_reader_writer"]
@@ -173,7 +174,7 @@ class RelevancePredictor:
         except (OSError, RuntimeError, ValueError, AssertionError, ImageFileError) as error:
             names = ", ".join(f"'{path}'" for path in images)
             raise InputError(
-                f"{names} cannot be read as the channels of one image ({_reason(error)}). Check that they are whole "
+                f"{names} cannot be read as the channels of one image ({last_line(error)}). Check that they are whole "
                 "and of one shape."
             ) from error
         data, _, properties = predictor.configuration_manager.preprocessor_class(verbose=False).run_case_npy(
@@ -209,16 +210,10 @@ class RelevancePredictor:
 def _load_head(path: Path) -> dict[str, Any] | str:
     """Return what a checkpoint holds of its relevance head, or what is wrong with it."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        return f"Checkpoint '{path}' cannot be read ({_reason(error)}). Copy it again, or train again."
-    head: dict[str, Any] | None = checkpoint.get("relevance_head") if isinstance(checkpoint, dict) else None
+        head: dict[str, Any] | None = read_checkpoint(path).get("relevance_head")
+    except InputError as error:
+        return str(error)
     return head or f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer."
-
-
-def _reason(error: BaseException) -> str:
-    """Return the last line of an error's message: libraries say there what is wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def predict_relevance(
@@ -379,7 +374,7 @@ def _header_problem(path: Path) -> str | None:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        return f"'{path}' cannot be read as an image ({_reason(error)}). Write it again."
+        return f"'{path}' cannot be read as an image ({last_line(error)}). Write it again."
     if reader.GetDimension() not in {2, 3}:
         return f"'{path}' has {reader.GetDimension()} dimensions; expected 2 or 3. Write one image per file."
     if not np.isfinite([*reader.GetOrigin(), *reader.GetSpacing(), *reader.GetDirection()]).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch import nn
 
 from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
+from nnunet_wsl.training.checkpoints import last_line, read_checkpoint
 from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, can_keep_maps, loading_with
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
@@ -24,6 +26,9 @@ from nnunet_wsl.training.progress import append_differences_plot
 from nnunet_wsl.training.transforms import RelevanceTransform
 
 _SPLITS = ("train", "val")
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError)
+"""What opening a damaged case raises, or one that is not there."""
 
 
 class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
@@ -125,22 +130,32 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """Return nnU-Net's datasets, whose cases must have the channels that ``dataset.json`` lists."""
         datasets: tuple[Any, Any] = super().get_tr_and_val_datasets()
-        channels = self.relevance_channels
-        images, maps = channels.num_image_channels, len(channels.objects)
-        confidences = maps if channels.has_confidence else 0
-        found = {
-            case: len(dataset.load_case(case)[0])  # opened, not read
-            for dataset in datasets
-            for case in dataset.identifiers
-        }
+        cases = {case: dataset for dataset in datasets for case in dataset.identifiers}
         if problems := [
-            f"Case '{case}': preprocessed, it has {count} channels; its dataset.json lists {images} of the image, "
-            f"{maps} of relevance and {confidences} of confidence. It was converted anew: plan and preprocess again."
-            for case, count in sorted(found.items())
-            if count != images + maps + confidences
+            problem for case, dataset in sorted(cases.items()) if (problem := self._problem_of(dataset, case))
         ]:
             raise InputError(problems)
         return datasets
+
+    def _problem_of(self, dataset: Any, case: str) -> str | None:
+        """Say what keeps a preprocessed case from being trained on."""
+        channels = self.relevance_channels
+        images, maps = channels.num_image_channels, len(channels.objects)
+        confidences = maps if channels.has_confidence else 0
+        try:
+            count = len(dataset.load_case(case)[0])  # opened, not read
+        except _UNREADABLE as error:
+            return (
+                f"Case '{case}' cannot be read from '{dataset.source_folder}' ({last_line(error)}). Preprocess again, "
+                "or take it out of splits_final.json."
+            )
+        if count != images + maps + confidences:
+            return (
+                f"Case '{case}': preprocessed, it has {count} channels; its dataset.json lists {images} of the image, "
+                f"{maps} of relevance and {confidences} of confidence. It was converted anew: plan and preprocess "
+                "again."
+            )
+        return None
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> RelevanceTransform:
         """Return nnU-Net's training transforms, with relevance moved along."""
@@ -294,8 +309,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         """Load a checkpoint of this trainer, relevance rows included."""
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
-            # Mapped, for little of it is read here: nnU-Net loads it a second time, to the device.
-            checkpoint = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+            checkpoint = read_checkpoint(checkpoint)  # nnU-Net loads it a second time, to the device
         head = checkpoint.get("relevance_head")
         if head is None:
             raise InputError(

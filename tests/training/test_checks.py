@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.checks import check_training
@@ -38,8 +39,32 @@ def test_what_is_there_passes(preprocessed, changes):
     check_training(**GOOD | changes)
 
 
-def test_weights_that_are_there_pass(preprocessed):
-    check_training(**GOOD | {"pretrained_weights": str(preprocessed / "dataset.json")})
+def test_weights_that_are_there_pass(preprocessed, tmp_path):
+    torch.save({"network_weights": {}}, tmp_path / "weights.pth")
+    check_training(**GOOD | {"pretrained_weights": str(tmp_path / "weights.pth")})
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"<html>" * 9), "cannot be read"),
+        (lambda path: path.touch(), "cannot be read"),
+        (lambda path: torch.save([1, 2], path), "is no checkpoint of nnU-Net's"),
+        (lambda path: torch.save({"weights": 1}, path), "is no checkpoint of nnU-Net's"),
+    ],
+)
+def test_weights_that_are_none(preprocessed, tmp_path, write, message):
+    write(tmp_path / "weights.pth")
+    (problem,) = problems_of(pretrained_weights=str(tmp_path / "weights.pth"))
+    assert f"{tmp_path / 'weights.pth'}' {message}" in problem
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[3]", '[{"train": []}]', '[{"train": [], "val": "case_a"}]'])
+def test_folds_that_are_none(preprocessed, content):
+    (preprocessed / "splits_final.json").write_text(content)
+    (problem,) = problems_of()
+    assert f"{preprocessed / 'splits_final.json'}: " in problem
+    assert "Correct it, or remove it" in problem
 
 
 @pytest.mark.parametrize(

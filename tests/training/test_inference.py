@@ -380,7 +380,7 @@ def test_checkpoints_of_other_things(tmp_path, images, model, capsys):
     whole = torch.load(other / CHECKPOINT, weights_only=False)
     torch.save([1, 2], other / CHECKPOINT)
     (problem,) = refused(capsys, images, tmp_path / "out", other)
-    assert "has no relevance head" in problem
+    assert "is no checkpoint of nnU-Net" in problem
     torch.save({**whole, "network_weights": {}}, other / CHECKPOINT)
     (problem,) = refused(capsys, images, tmp_path / "out", other)
     assert "nnU-Net cannot load the model" in problem

@@ -419,6 +419,27 @@ def test_cases_preprocessed_before_another_conversion_are_refused(tiny, nnunet):
     )
 
 
+def test_cases_that_cannot_be_read_are_told_together(tiny, nnunet):
+    folder = tiny() / "nnUNet_preprocessed" / "Dataset801_Tiny" / "nnUNetPlans_2d"
+    damaged, lost, _ = CASES
+    (folder / f"{damaged}.b2nd").write_bytes(b"no image")
+    (folder / f"{lost}.pkl").unlink()
+    with pytest.raises(InputError) as caught:
+        nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu")
+    assert [problem.split(" from")[0] for problem in caught.value.problems] == [
+        f"Case '{case}' cannot be read" for case in (damaged, lost)
+    ]
+
+
+def test_a_damaged_checkpoint_is_not_resumed(tiny, nnunet):
+    folder = tiny()
+    fold = results(folder, "TinyWSL", "2d") / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_latest.pth").write_bytes(b"half of it")
+    with pytest.raises(InputError, match=r"checkpoint_latest\.pth' cannot be read"):
+        nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu", "--c")
+
+
 def test_trains_where_no_compact_maps_can_be_written(tiny, nnunet, capsys):
     folder = tiny()
     (folder / "nnUNet_preprocessed" / "Dataset801_Tiny" / "nnUNetPlans_2d_target_maps").touch()  # in the way
