@@ -89,6 +89,8 @@ METHODS = {
     "prior": Method("WSL, as a prior", "StudyWSLPrior"),
     "taught": Method("WSL, self-training", "StudyWSLTaught"),
     "taught-gated": Method("WSL, self-training, gated", "StudyWSLTaughtGated"),
+    "twice": Method("WSL, twice the iterations", "StudyWSLTwice"),
+    "consistent": Method("WSL, consistent with the mask", "StudyWSLConsistent"),
     "objects": Method("WSL, every patch shows an object", "StudyWSLObjectPatches"),
     "in-image-objects": Method("stock, every patch shows an object", "StudyStockObjectPatches", ""),
     "mostly-objects": Method("WSL, five in six patches show an object", "StudyWSLMostlyObjectPatches"),
@@ -155,8 +157,9 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
 
     Of one labelling, every method with stock and with stock on the same patches, and another relevance, or other
     patches, with the default's; of one method, gated with ignored and interpolated, and told with untold jitter;
-    interpolation that fades, or is a prior, and self-training with WSL on what is gated or ignored; and what is gated,
-    a prior or self-training with all slices drawn, and with stock on what is ignored between.
+    interpolation that fades, or is a prior, and self-training with WSL on what is gated or ignored, self-training also
+    with twice the iterations; and what is gated, a prior or self-training with all slices drawn, and with stock on what
+    is ignored between.
     """
     found = []
     for arm in arms:
@@ -172,12 +175,14 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
         if method == "objects":
             others.append(f"{labelling}-in-image-objects")
-        if method in ("both", "intensity", "fused", "deep-head", "objects", "mostly-objects", "relevant"):
+        if method in ("both", "intensity", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant"):
             others.append(f"{labelling}-wsl")
         if method == "fade":
             others += [f"{labelling}-wsl", f"{labelling.removesuffix('-gated')}-ignore-wsl"]
         if method in ("prior", "taught", "taught-gated"):
-            others += [f"{labelling.replace('interpolate', between)}-wsl" for between in BETWEEN]
+            step = labelling.removesuffix("-interpolate")
+            others += [f"{step}-{between}-wsl" for between in BETWEEN]
+            others += [f"{step}-{between}-twice" for between in BETWEEN]
             others += [f"{labelling.removesuffix('-interpolate')}-ignore-stock", "dense-stock", "dense-wsl"]
         found += [(other, arm) for other in dict.fromkeys(others) if other in arms and other != arm]
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 from scipy import ndimage
 from torch import nn
-from torch.nn.functional import conv3d, cross_entropy, interpolate
+from torch.nn.functional import conv3d, cross_entropy, interpolate, pad
 
 from nnunet_wsl.contract import INTERPOLATED_CONFIDENCE
 from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, loading_with
@@ -31,8 +32,11 @@ from nnunet_wsl.training.trainer import WSLTrainer
 class Study(nnUNetTrainer):  # type: ignore[misc]
     """Budget and seed from the environment."""
 
+    length: ClassVar[int] = 1
+    """Multiple of the budget's epochs."""
+
     def initialize(self) -> None:
-        self.num_epochs = int(os.environ["STUDY_EPOCHS"])
+        self.num_epochs = self.length * int(os.environ["STUDY_EPOCHS"])
         self.num_iterations_per_epoch = int(os.environ["STUDY_ITERATIONS_PER_EPOCH"])
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
         # Short epochs would be spent on saving: a tenth of the training is lost at most, and nothing reads the best.
@@ -299,6 +303,12 @@ class StudyWSLTaughtGated(StudyWSLTaught):
     certainty = 0.95
 
 
+class StudyWSLTwice(StudyWSL):
+    """Twice the iterations, which is what self-training takes with its first model."""
+
+    length = 2
+
+
 class StudyWSLWeight03(StudyWSL):
     """Less weight on the relevance."""
 
@@ -498,6 +508,79 @@ class StudyWSLPrior(StudyWSL):
         loss = _rebuilt(PriorLoss, super()._build_loss())
         loss.ignore_label = self.label_manager.ignore_label
         return loss
+
+
+def implied_relevance(inside: torch.Tensor, spacing_mm_zyx: Sequence[float], sigma_mm: Sequence[float]) -> torch.Tensor:
+    """Return the relevance by distance that probabilities of being inside imply, in [0, 1], differentiable.
+
+    A voxel belongs to the contour as much as it is more surely inside than the least sure of its four neighbours in the
+    slice; its relevance elsewhere falls off as a Gaussian, and the largest counts. Distances up to `_REACH_VOX` voxels
+    along each axis do.
+
+    Parameters
+    ----------
+    inside : torch.Tensor
+        (B, R, z, y, x).
+    spacing_mm_zyx : sequence of float
+        Of the voxels.
+    sigma_mm : sequence of float
+        Scale of each object.
+    """
+    padded = pad(inside, (1, 1, 1, 1, 0, 0))
+    neighbours = (padded[..., :-2, 1:-1], padded[..., 2:, 1:-1], padded[..., 1:-1, :-2], padded[..., 1:-1, 2:])
+    relevance = inside - torch.stack((inside, *neighbours)).amin(0)
+    sigma = torch.tensor(sigma_mm, device=inside.device).view(1, -1, 1, 1, 1)
+    for axis, spacing_mm in zip((2, 3, 4), spacing_mm_zyx, strict=True):
+        length = relevance.shape[axis]
+        sides = [0, 0] * (4 - axis) + [_REACH_VOX] * 2
+        padded = pad(relevance, sides)
+        # A Gaussian of the distance is the product of those along the axes, so the largest is found axis by axis.
+        relevance = torch.stack(
+            [
+                padded.narrow(axis, _REACH_VOX + step, length) * torch.exp(-((step * spacing_mm / sigma) ** 2) / 2)
+                for step in range(-_REACH_VOX, _REACH_VOX + 1)
+            ]
+        ).amax(0)
+    return relevance
+
+
+_REACH_VOX = 3
+
+
+class ConsistentLoss(CombinedLoss):
+    """With one more term: the difference between the predicted relevance and that which the predicted mask implies.
+
+    It is the mean absolute difference over all voxels, drawn or not, plus that over those of high relevance, weighted
+    by it; its own weight rises with the training. For labels 1 to R, in three dimensions.
+    """
+
+    settings: tuple[list[float], list[float]]
+    """Spacing in mm (z, y, x), and sigma in mm of each object."""
+    consistency_weight = 0.0
+
+    def forward(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+        loss = super().forward(output, target)
+        inside = torch.softmax(output[0].float(), 1)[:, 1:]
+        implied = implied_relevance(inside, *self.settings)
+        predicted = torch.sigmoid(output[len(output) // 2].float())
+        difference = (predicted - implied).abs()
+        near = torch.maximum(predicted, implied).detach()
+        term = difference.mean() + (near * difference).sum() / near.sum().clamp(min=1)
+        return loss + self.consistency_weight * term / 2
+
+
+class StudyWSLConsistent(StudyWSL):
+    """Predicted mask and predicted relevance shall agree, between the drawn slices too."""
+
+    def _build_loss(self) -> CombinedLoss:
+        loss = _rebuilt(ConsistentLoss, super()._build_loss())
+        assert isinstance(loss, ConsistentLoss)
+        loss.settings = self.configuration_manager.spacing, self.dataset_json["wsl"]["relevance_settings"]["sigma_mm"]
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.loss.consistency_weight = self.current_epoch / self.num_epochs
 
 
 class FocusedLoss(CombinedLoss):
