@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
@@ -249,6 +250,8 @@ def _named(items: Iterable[Dataset], keyword: str) -> tuple[str, ...]:
 def _text(dataset: Dataset, keyword: str) -> str:
     """Value of an attribute as text, "" if it is missing or empty."""
     value = dataset.get(keyword)
+    if isinstance(value, MultiValue):  # a text with backslashes, which part values
+        value = "\\".join(map(str, value))
     return "" if value is None else str(value).strip()
 
 

@@ -369,7 +369,7 @@ def _check_settings(settings: ConversionSettings, num_objects: int, num_channels
         )
     if settings.annotated_margin is not None and settings.annotated_margin < 0:
         problems.append(f"--annotated-margin {settings.annotated_margin} is negative. Give a number of slices from 0.")
-    largest_mm = RANGES["sigma_mm"][1]
+    largest_mm = RANGES["sigma_mm"][1] / 10  # the scale of the relevance becomes larger than this
     if not 0 <= settings.contour_sigma_mm <= largest_mm:
         problems.append(
             f"--contour-sigma-mm {settings.contour_sigma_mm} is no distance. Give a number of mm from 0 to "

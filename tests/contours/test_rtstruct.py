@@ -243,6 +243,13 @@ def test_frame_of_reference_of_rois_that_state_none(written, series):
     assert len(rtstruct.referenced_sop_uids) == 3, "the images that contours name"
 
 
+def test_a_name_with_a_backslash(written):
+    def rename(dataset):
+        dataset.StructureSetROISequence[1].ROIName = ["lung", "left"]  # as pydicom takes a backslash
+
+    assert read_rtstruct(written(rename)).contours.objects == ("GTV", r"lung\left", "nerve")
+
+
 def test_unnamed_roi_goes_by_its_number(written):
     def forget(dataset):
         dataset.StructureSetROISequence[1].ROIName = " "

@@ -583,7 +583,7 @@ def test_uncertain_contours_widen_relevance_and_leave_their_surroundings_ignored
     np.testing.assert_array_equal(confidence, read(target / "imagesTr" / "ann_rs_0000.nii.gz") != 0)
 
 
-@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, 1e6, 1e200])
 def test_an_uncertainty_that_is_no_distance(source, raw, value):
     write_patient(source / "ann")
     with pytest.raises(InputError, match=r"--contour-sigma-mm .* is no distance"):
