@@ -18,18 +18,21 @@ _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 
 _COMPRESSED_INSIDE = {
     # MetaImage's header ends with the line that says that the voxels follow; NRRD's with an empty line.
-    ".mha": (rb"\nCompressedData *= *True\s", rb"\nElementDataFile *= *LOCAL\s*?\n", rb"\nElementDataFile", _ZLIB),
-    ".nrrd": (rb"\nencoding: *gz(ip)?\s", rb"\r?\n\r?\n", rb"\ndata ?file:", _GZIP),
-}
+    ".mha": (
+        rb"\nCompressedData *= *True\s", rb"\nElementDataFile *= *LOCAL\s*?\n", rb"\nElementDataFile *= *(?!LOCAL)\S",
+        _ZLIB,
+    ),
+    ".nrrd": (
+        rb"\nencoding: *gz(ip)?\s", rb"\r?\n\r?\n", rb"\n(data ?file|(line|byte) ?skip):", _GZIP,
+    ),
+}  # fmt: skip
 """Formats whose files may hold compressed voxels: what their headers say then, how these end if the voxels follow, what
-names another file of voxels, and the compression."""
+they say if the voxels are elsewhere, and the compression."""
 
 _LONGEST_HEADER = 2**16
 
-_UNCOMPRESSED = (".nii", ".gipl")
-"""Formats whose voxels end the file as they are; SimpleITK reports a want of bytes in the others itself."""
-
-_GIPL_HEADER_BYTES = 256
+_UNCOMPRESSED = {".nii": 348, ".gipl": 256, ".img": 0, ".hdr": 348}
+"""Formats with the voxels as they are at the end of the file, or of that beside it, and the bytes of their headers."""
 
 
 def check_complete(path: Path) -> None:
@@ -42,7 +45,8 @@ def check_complete(path: Path) -> None:
     ----------
     path : Path
         File whose name ends in ``.gz`` if it is compressed; or in ``.mha`` or ``.nrrd``, and its header says so; or in
-        ``.nii`` or ``.gipl``. Others are left alone.
+        ``.nii``, ``.gipl``, ``.img`` or ``.hdr``. Others are left alone; of those that nnU-Net knows, SimpleITK reports
+        a want of bytes itself, but for TIFF.
 
     Raises
     ------
@@ -71,8 +75,13 @@ def _check_length(path: Path) -> None:
     import SimpleITK as sitk
 
     length = path.stat().st_size
-    if length == 0:
-        raise OSError("it is empty")
+    if length < max(1, header_bytes := _UNCOMPRESSED[path.suffix]):
+        raise OSError("it is cut off" if length else "it is empty")
+    voxels_file = path.with_suffix(".img")
+    if path.suffix == ".hdr":
+        if not voxels_file.is_file():  # compressed, or missing, which reading says
+            return
+        length = voxels_file.stat().st_size
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -85,7 +94,7 @@ def _check_length(path: Path) -> None:
         start, bits = float(reader.GetMetaData("vox_offset")), int(reader.GetMetaData("bitpix"))
     else:
         voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-        start, bits = _GIPL_HEADER_BYTES, 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+        start, bits = header_bytes, 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
     if length < start + voxels * bits / 8:
         raise OSError("it is cut off")
 
@@ -93,10 +102,13 @@ def _check_length(path: Path) -> None:
 def _check_inside(path: Path, compressed: bytes, end: bytes, elsewhere: bytes, window_bits: int) -> None:
     with path.open("rb") as file:
         start = file.read(_LONGEST_HEADER)
-        header_end = re.search(end, start)
-        if header_end is None and len(start) < _LONGEST_HEADER and not re.search(elsewhere, start):
+        header_end = re.search(end, start, re.IGNORECASE)
+        header = start[: header_end.end()] if header_end else start
+        if re.search(elsewhere, header, re.IGNORECASE):
+            return
+        if header_end is None and len(start) < _LONGEST_HEADER:
             raise OSError("it is cut off" if start else "it is empty")
-        if header_end is None or not re.search(compressed, start[: header_end.end()], re.IGNORECASE):
+        if header_end is None or not re.search(compressed, header, re.IGNORECASE):
             return
         file.seek(header_end.end())
         stream = zlib.decompressobj(window_bits)

@@ -84,7 +84,7 @@ def test_nifti_whose_voxels_are_not_those_that_are_read(tmp_path, dtype):
         check_complete(path)
 
 
-@pytest.mark.parametrize("length", [0, 400])
+@pytest.mark.parametrize("length", [0, 300, 400])
 def test_an_image_that_a_full_disk_cuts_off_replaces_nothing(tmp_path, length):
     path = tmp_path / "maps.nii"
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.float32)), str(path))
@@ -92,6 +92,41 @@ def test_an_image_that_a_full_disk_cuts_off_replaces_nothing(tmp_path, length):
     with pytest.raises(OSError, match=r"empty|cut off"), replacing(path) as partial:
         partial.write_bytes(before[:length])
     assert path.read_bytes() == before
+
+
+def test_pairs_of_nifti_files(tmp_path):
+    path = tmp_path / "image.img"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.int16)), str(path))
+    for name in ("image.img", "image.hdr"):
+        check_complete(tmp_path / name)
+    path.write_bytes(path.read_bytes()[:-1])
+    for name in ("image.img", "image.hdr"):
+        with pytest.raises(OSError, match="cut off"):
+            check_complete(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["data file", "Data File", "datafile"])
+@pytest.mark.parametrize("rest", ["", "\n"])
+def test_voxels_of_nrrd_that_are_elsewhere(tmp_path, name, rest):
+    (tmp_path / "image.raw.gz").write_bytes(gzip.compress(bytes(60)))
+    header = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 5 4 3\nencoding: gzip\n"
+    (tmp_path / "image.nrrd").write_text(f"{header}{name}: image.raw.gz\n{rest}")
+    check_complete(tmp_path / "image.nrrd")
+    assert sitk.ReadImage(str(tmp_path / "image.nrrd")).GetSize() == (5, 4, 3)
+
+
+def test_voxels_of_nrrd_after_lines_that_are_no_header(tmp_path):
+    header = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 5 4 3\nline skip: 1\nencoding: gzip\n\n"
+    (tmp_path / "image.nrrd").write_bytes(header + b"a line\n" + gzip.compress(bytes(60)))
+    check_complete(tmp_path / "image.nrrd")
+    assert sitk.ReadImage(str(tmp_path / "image.nrrd")).GetSize() == (5, 4, 3)
+
+
+def test_voxels_of_mha_that_are_elsewhere(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.uint8)), str(tmp_path / "image.mhd"), True)
+    (tmp_path / "image.mhd").rename(tmp_path / "image.mha")
+    check_complete(tmp_path / "image.mha")
+    assert sitk.ReadImage(str(tmp_path / "image.mha")).GetSize() == (5, 4, 3)
 
 
 @pytest.mark.parametrize("ending", ["mha", "nrrd", "nhdr", "mhd"])

@@ -74,7 +74,7 @@ def _is_ignored(one: signal.Signals) -> bool:
 
 def _check_names(arguments: Sequence[str]) -> None:
     if problems := [
-        f"'{ascii(argument)[1:-1]}' is no UTF-8, and images of such names cannot be read. Rename it."
+        f"The argument '{ascii(argument)[1:-1]}' is no UTF-8, which names of files and objects must be. Rename it."
         for argument in arguments
         if not is_text(argument)
     ]:

@@ -21,7 +21,7 @@ from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import FORMAT_VERSION
 from nnunet_wsl.conversion.regions import LabelValues
 from nnunet_wsl.errors import InputError, reason_of
-from nnunet_wsl.files import check_complete
+from nnunet_wsl.files import check_complete, is_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
             "The environment variable nnUNet_raw is not set, so nnU-Net's raw datasets have no folder. "
             "Set it, for example: export nnUNet_raw=$HOME/nnUNet_raw"
         )
+    elif not is_text(raw):
+        problems.append(f"nnUNet_raw is '{ascii(raw)[1:-1]}', which is no UTF-8. Set another folder.")
     if problems or not raw:
         raise InputError(problems)
     folder = Path(raw).absolute()

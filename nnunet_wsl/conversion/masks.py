@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -305,6 +305,9 @@ def _check_values(label_values: Mapping[str, int]) -> None:
         raise InputError(problems)
 
 
+_OR_ITS_LABEL_MAP = "; or, if it is an image itself, add its label map"
+
+
 def _find_images(
     image_folder: Path, label_folder: Path, ending: str, num_channels: int
 ) -> dict[str, tuple[tuple[Path, ...], Path]]:
@@ -313,12 +316,12 @@ def _find_images(
     one_folder = image_folder.samefile(label_folder)
     if one_folder:
         names = {path.name.removesuffix(ending) for path in label_maps}
-        label_maps = [path for path in label_maps if _case_of(path.name.removesuffix(ending)) not in names]
+        label_maps = [path for path in label_maps if not _is_image(path.name.removesuffix(ending), names)]
     if not label_maps:
         raise InputError(f"No label map '*{ending}' in '{label_folder}'. Give the folder of the label maps.")
     found = {}
     problems = []
-    used: set[Path] = set()
+    used: set[str] = {path.name for path in label_maps} if one_folder else set()
     for path in label_maps:
         case = path.name.removesuffix(ending)
         images = tuple(image_folder / f"{case}_{channel:04d}{ending}" for channel in range(num_channels))
@@ -326,25 +329,26 @@ def _find_images(
         if num_channels == 1 and not os.path.lexists(images[0]) and plain.is_file() and not one_folder:
             images = (plain,)
         problems += [
-            f"Case '{case}': there is no image '{image.name}' in '{image_folder}'. Add it, or remove the label map."
+            f"Case '{case}': there is no image '{image.name}' in '{image_folder}'. Add it, or remove the label map"
+            f"{_OR_ITS_LABEL_MAP if one_folder else ''}."
             for image in images
             if not image.is_file()
         ]
-        used.update(images)
+        used.update(image.name for image in images)
         found[case] = (images, path)
     if problems:
         raise InputError(problems)
-    if unused := [path for path in _visible(image_folder, ending) if path not in used]:
+    if unused := [path for path in _visible(image_folder, ending) if path.name not in used]:
         _LOG.warning(
             "%d images in '%s' have no label map, or channels beyond the named ones.", len(unused), image_folder
         )
     return found
 
 
-def _case_of(channel: str) -> str | None:
-    """Return CASE of a name CASE_0000."""
-    match = re.fullmatch(r"(.+)_[0-9]{4}", channel)
-    return match and match[1]
+def _is_image(name: str, names: Container[str]) -> bool:
+    """Return whether CASE_0001 is an image of CASE, and no case itself, which has an image of its own."""
+    match = re.fullmatch(r"(.+)_[0-9]{4}", name)
+    return match is not None and match[1] in names and f"{name}_0000" not in names
 
 
 def _visible(folder: Path, ending: str) -> list[Path]:

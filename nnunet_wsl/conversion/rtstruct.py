@@ -198,9 +198,9 @@ def _find_structure_sets(
     if incomplete := [structure_set for structure_set in structure_sets if structure_set.missing]:
         first = incomplete[0]
         _LOG.warning(
-            "%d structure sets name images that are not in the source, such as '%s' (%d of %d). Where slices are "
-            "missing at its end, an image ends early: restore them, unless they were left out on purpose.",
-            len(incomplete), first.path.relative_to(dicom.folder), first.missing, first.named,
+            "The source lacks images that are named by %s, such as '%s' (%d of %d). Where slices are missing at its "
+            "end, an image ends early: restore them, unless they were left out on purpose.",
+            counted(len(incomplete), "structure set"), first.path.relative_to(dicom.folder), first.missing, first.named,
         )  # fmt: skip
     return structure_sets, problems
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 import struct
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
@@ -425,8 +426,9 @@ def find_dicom(folder: Path, *, jobs: int = 1) -> DicomSource:
                 # Macs put hidden files of such names beside others.
                 if path.suffix.lower() == ".dcm" and not path.name.startswith("."):
                     unreadable.append(
-                        f"File '{path.relative_to(folder)}' is named as DICOM, but has no DICOM header: it is empty, "
-                        "cut off or damaged. Restore or remove it."
+                        f"File '{path.relative_to(folder)}' is named as DICOM, but does not begin as DICOM files do "
+                        "(128 bytes, then DICM): it is empty, damaged, of an old format or something else. Restore or "
+                        "export it again, or rename or remove it."
                     )
             elif header.is_rtstruct:
                 rtstructs.append(path)
@@ -447,18 +449,21 @@ def files_below(folder: Path) -> list[Path]:
     Raises
     ------
     InputError
-        If a name is no UTF-8.
+        If a folder cannot be read, or a name is no UTF-8.
     """
     paths: list[Path] = []
+    closed: list[OSError] = []
     entered = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=closed.append, followlinks=True):
         real = Path(root).resolve()
         if real in entered:
             folders.clear()
             continue
         entered.add(real)
         folders.sort()
-        paths += (path for name in names if (path := Path(root) / name).is_file() or not path.exists())
+        paths += (path for name in names if _may_be_file(path := Path(root) / name))
+    if closed:
+        raise InputError(f"Folder '{error.filename}' cannot be read: {error.strerror}." for error in closed)
     paths.sort()
     if unreadable := [path for path in paths if not is_text(str(path.relative_to(folder)))]:
         first = ascii(str(unreadable[0].relative_to(folder)))[1:-1]
@@ -467,6 +472,14 @@ def files_below(folder: Path) -> list[Path]:
             f"such as '{first}'. Rename them."
         )
     return paths
+
+
+def _may_be_file(path: Path) -> bool:
+    """Return whether a path leads to a file, or to what reading it will report."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 @dataclass(frozen=True)

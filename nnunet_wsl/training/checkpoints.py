@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from nnunet_wsl.errors import InputError
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of nnU-Net's, to the CPU; its tensors stay in the file until they are used.
+    """Read a checkpoint of nnU-Net's to the CPU; if its format allows it, tensors stay in the file until they are used.
 
     Raises
     ------
@@ -20,15 +19,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         If it cannot be read, or is no checkpoint of nnU-Net's.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = last_line(error)
-        raise InputError(f"Checkpoint '{path}' cannot be read ({reason}). Copy it again, or train again.") from error
+        checkpoint = _load(path)
+    except Exception as error:  # unpickling raises whatever it meets in a damaged file
+        raise InputError(
+            f"Checkpoint '{path}' cannot be read ({described(error)}). If it is damaged, copy it again or train again; "
+            "if it needs a package, install that."
+        ) from error
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise InputError(f"'{path}' is no checkpoint of nnU-Net's: it has no network_weights. Give another file.")
     return checkpoint
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of an error's message: libraries say there what is wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+def _load(path: str | Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    except RuntimeError:  # files in torch's former format cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def described(error: BaseException) -> str:
+    """Return the kind of an error and the last line of its message: libraries say there what is wrong."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[-1:]])

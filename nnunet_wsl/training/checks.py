@@ -51,7 +51,8 @@ def check_training(
     try:
         folder = _planned_folder(dataset)
         dataset_json = _check_plans(folder, dataset, configuration, plans_identifier)
-        _check_splits(folder / "splits_final.json")
+        if fold != "all":
+            _check_splits(folder / "splits_final.json")
     except InputError as error:
         problems += error.problems
     else:
@@ -136,5 +137,5 @@ def _check_splits(path: Path) -> None:
 def _read_json(path: Path, remedy: str) -> Any:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {error}. {remedy}") from error

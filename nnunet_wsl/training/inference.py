@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -23,14 +23,20 @@ from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import check_complete, is_text, replacing
-from nnunet_wsl.training.checkpoints import last_line, read_checkpoint
+from nnunet_wsl.training.checkpoints import described, read_checkpoint
 from nnunet_wsl.training.network import RelevanceHead
 
 # nnU-Net's readers whose arrays can be laid back on the grid of the file.
 _READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO")
 
-_DAMAGED = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-"""What loading a damaged model raises."""
+_NEEDED = {
+    "dataset.json": ("channel_names", "file_ending", "labels"),
+    "plans.json": (
+        "configurations", "dataset_name", "foreground_intensity_properties_per_channel", "image_reader_writer",
+        "transpose_backward", "transpose_forward",
+    ),
+}  # fmt: skip
+"""What of a model's descriptions nnU-Net reads, some of it only when it predicts."""
 
 
 class _RelevanceOutput(nn.Module):
@@ -86,6 +92,8 @@ class RelevancePredictor:
             )
         loaded = [_load_head(path) for path in paths]
         problems = [head for head in loaded if isinstance(head, str)]
+        for name, keys in _NEEDED.items():
+            problems += _description_problems(model / name, keys)
         if problems:
             raise InputError(problems)
         heads = [head for head in loaded if not isinstance(head, str)]
@@ -99,11 +107,10 @@ class RelevancePredictor:
         self._predictor = nnUNetPredictor(device=device, allow_tqdm=False)
         try:
             self._predictor.initialize_from_trained_model_folder(str(model), tuple(names), checkpoint)
-        except _DAMAGED as error:
+        except Exception as error:  # nnU-Net raises whatever it meets
             raise InputError(
-                f"nnU-Net cannot load the model '{model}' ({type(error).__name__}: {last_line(error)}): its "
-                "plans.json, dataset.json or a checkpoint is damaged, or they are of different trainings. Copy it "
-                "again."
+                f"nnU-Net cannot load the model '{model}' ({described(error)}). If its files are damaged or of "
+                "different trainings, copy it again; if it needs a trainer or a package, install that."
             ) from error
         plans = self._predictor.plans_manager
         reader = plans.plans["image_reader_writer"]
@@ -132,6 +139,11 @@ class RelevancePredictor:
         # nnU-Net compiles the network if nnUNet_compile says so.
         network = getattr(self._predictor.network, "_orig_mod", self._predictor.network)
         self._head = RelevanceHead(network, len(self.objects))
+        try:
+            for weights in self._weights_of_heads:
+                self._head.load_state_dict(weights)
+        except ValueError as error:
+            raise InputError(f"The relevance head does not fit the model '{model}': {error} Copy it again.") from error
         self._predictor.network = _RelevanceOutput(network)
         # nnU-Net sizes its arrays by the number of labels and squashes regions with a sigmoid: one region per map.
         count = len(self.objects)
@@ -147,6 +159,39 @@ class RelevancePredictor:
     def num_image_channels(self) -> int:
         """Number of image channels that the model wants."""
         return len(self._predictor.dataset_json["channel_names"])
+
+    def read(self, images: Sequence[Path]) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Read the images of one case as nnU-Net does, after checking that they are whole.
+
+        Parameters
+        ----------
+        images : sequence of Path
+            One file per image channel.
+
+        Returns
+        -------
+        ndarray of float32, shape (C, z, y, x)
+            In the orientation of the model's reader.
+        dict
+            What its reader says of the geometry.
+
+        Raises
+        ------
+        InputError
+            If the images cannot be read, or do not fit together.
+        """
+        try:
+            for path in images:
+                check_complete(path)
+            reader = self._predictor.plans_manager.image_reader_writer_class()
+            image, properties = reader.read_images(list(map(str, images)))
+        except Exception as error:  # nnU-Net's readers pass on whatever their libraries raise
+            names = ", ".join(f"'{path}'" for path in images)
+            raise InputError(
+                f"{names} cannot be read as the channels of one image ({described(error)}). Check that they are whole "
+                "and of one shape."
+            ) from error
+        return image, properties
 
     def predict(self, images: Sequence[Path]) -> NDArray[np.float32]:
         """Predict the relevance maps of one case.
@@ -167,16 +212,7 @@ class RelevancePredictor:
             If the images cannot be read, or do not fit together.
         """
         predictor = self._predictor
-        try:
-            for path in images:
-                check_complete(path)
-            image, properties = predictor.plans_manager.image_reader_writer_class().read_images(list(map(str, images)))
-        except (OSError, RuntimeError, ValueError, AssertionError, ImageFileError) as error:
-            names = ", ".join(f"'{path}'" for path in images)
-            raise InputError(
-                f"{names} cannot be read as the channels of one image ({last_line(error)}). Check that they are whole "
-                "and of one shape."
-            ) from error
+        image, properties = self.read(images)
         data, _, properties = predictor.configuration_manager.preprocessor_class(verbose=False).run_case_npy(
             image,
             None,
@@ -207,13 +243,26 @@ class RelevancePredictor:
         return np.asarray(maps, dtype=np.float32)
 
 
+def _description_problems(path: Path, keys: Iterable[str]) -> list[str]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        return [f"'{path}' cannot be read as JSON ({described(error)}). Copy it again."]
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    return [f"'{path}' has no {', '.join(missing)}: it is not that of a trained model. Copy it again."] * bool(missing)
+
+
 def _load_head(path: Path) -> dict[str, Any] | str:
     """Return what a checkpoint holds of its relevance head, or what is wrong with it."""
     try:
         head: dict[str, Any] | None = read_checkpoint(path).get("relevance_head")
     except InputError as error:
         return str(error)
-    return head or f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer."
+    if not head:
+        return f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer."
+    if not isinstance(head, dict) or not {"objects", "weights"} <= head.keys():
+        return f"Checkpoint '{path}' has a relevance head of another form than WSLTrainer's. Copy it again."
+    return head
 
 
 def predict_relevance(
@@ -268,7 +317,6 @@ def predict_relevance(
     }
     written = [path for paths in maps.values() for path in paths]
     waiting = [case for case, paths in maps.items() if overwrite or not all(path.exists() for path in paths)]
-    _check_images(path for case in waiting for path in cases[case])
     record = output / "relevance.json"
     existing = [path for path in (record, *written) if path.exists()]
     if existing and not (continue_prediction or overwrite):
@@ -280,6 +328,10 @@ def predict_relevance(
     staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(written if overwrite else ())
     if staying or (existing and not overwrite):
         _check_same_model(record, predictor.record)
+    _check_images(predictor, [cases[case] for case in waiting])
+    predictions = map(predictor.predict, (cases[case] for case in waiting))
+    # The first before anything is removed: it may show that the model does not work.
+    predicted_first = list(islice(predictions, 1))
     try:
         output.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -290,12 +342,10 @@ def predict_relevance(
             partial.write_text(json.dumps(predictor.record, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"-o '{output}' cannot be written to ({error.strerror}). Choose another folder.") from error
-    for case, paths in tqdm(maps.items(), "Predicting relevance", delay=2, unit="case"):
-        if all(path.exists() for path in paths):
-            continue
-        predicted = predictor.predict(cases[case])
+    with_bar = tqdm(chain(predicted_first, predictions), "Predicting relevance", len(waiting), delay=2, unit="case")
+    for case, predicted in zip(waiting, with_bar, strict=True):
         reference = sitk.ReadImage(str(cases[case][0]))
-        for path, values in zip(paths, predicted, strict=True):
+        for path, values in zip(maps[case], predicted, strict=True):
             volume = sitk.GetImageFromArray(values if reference.GetDimension() == 3 else values[0])
             volume.CopyInformation(reference)
             try:
@@ -352,19 +402,19 @@ def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[
     return cases
 
 
-def _check_images(paths: Iterable[Path]) -> None:
-    """Check that images are whole, before anything is removed or predicted."""
+def _check_images(predictor: RelevancePredictor, cases: Sequence[Sequence[Path]]) -> None:
+    """Check that the images of all cases can be read, before anything is removed or predicted."""
 
-    def problem(path: Path) -> str | None:
+    def problems(images: Sequence[Path]) -> tuple[str, ...]:
         try:
-            check_complete(path)
-        except OSError as error:
-            return f"'{path}' cannot be read as an image ({error}). Write it again."
-        return None
+            predictor.read(images)
+        except InputError as error:
+            return error.problems
+        return ()
 
-    found = map(problem, tqdm(list(paths), "Checking images", delay=2, unit="file"))
-    if problems := [one for one in found if one]:
-        raise InputError(problems)
+    found = map(problems, tqdm(cases, "Checking images", delay=2, unit="case"))
+    if all_problems := list(chain.from_iterable(found)):
+        raise InputError(all_problems)
 
 
 def _header_problem(path: Path) -> str | None:
@@ -374,7 +424,7 @@ def _header_problem(path: Path) -> str | None:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        return f"'{path}' cannot be read as an image ({last_line(error)}). Write it again."
+        return f"'{path}' cannot be read as an image ({described(error)}). Write it again."
     if reader.GetDimension() not in {2, 3}:
         return f"'{path}' has {reader.GetDimension()} dimensions; expected 2 or 3. Write one image per file."
     if not np.isfinite([*reader.GetOrigin(), *reader.GetSpacing(), *reader.GetDirection()]).all():

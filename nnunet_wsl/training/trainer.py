@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from torch import nn
 
 from nnunet_wsl.contract import FUSED, RelevanceChannels
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.training.checkpoints import last_line, read_checkpoint
+from nnunet_wsl.training.checkpoints import described, read_checkpoint
 from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, can_keep_maps, loading_with
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
@@ -26,9 +25,6 @@ from nnunet_wsl.training.progress import append_differences_plot
 from nnunet_wsl.training.transforms import RelevanceTransform
 
 _SPLITS = ("train", "val")
-
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError)
-"""What opening a damaged case raises, or one that is not there."""
 
 
 class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
@@ -143,12 +139,9 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         images, maps = channels.num_image_channels, len(channels.objects)
         confidences = maps if channels.has_confidence else 0
         try:
-            count = len(dataset.load_case(case)[0])  # opened, not read
-        except _UNREADABLE as error:
-            return (
-                f"Case '{case}' cannot be read from '{dataset.source_folder}' ({last_line(error)}). Preprocess again, "
-                "or take it out of splits_final.json."
-            )
+            count = len(_open_case(dataset, case)[0])
+        except InputError as error:
+            return str(error)
         if count != images + maps + confidences:
             return (
                 f"Case '{case}': preprocessed, it has {count} channels; its dataset.json lists {images} of the image, "
@@ -324,6 +317,17 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         super().load_checkpoint(filename_or_checkpoint)
         assert self.relevance_head is not None
         self.relevance_head.load_state_dict(head["weights"])
+
+
+def _open_case(dataset: Any, case: str) -> tuple[Any, ...]:
+    try:
+        opened: tuple[Any, ...] = dataset.load_case(case)
+    except Exception as error:  # nnU-Net's datasets pass on whatever their libraries raise
+        raise InputError(
+            f"Case '{case}' cannot be read from '{dataset.source_folder}' ({described(error)}). Preprocess again, or "
+            "take it out of splits_final.json."
+        ) from error
+    return opened
 
 
 def _plain(value: Any) -> Any:

@@ -204,16 +204,37 @@ def describe_one_channel(folder):
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def test_images_and_label_maps_in_one_folder(source, raw):
+def test_images_and_label_maps_in_one_folder(source, raw, caplog):
     describe_one_channel(source)
     folder = source / "imagesTr"
     for path in (source / "labelsTr").iterdir():
         path.rename(folder / path.name)
     for path in folder.glob("*_0001.nii.gz"):
         path.unlink()
+    (folder / "ann.nii.gz").rename(folder / "bob_0001.nii.gz")  # a case of its own, for it has an image
+    (folder / "ann_0000.nii.gz").rename(folder / "bob_0001_0000.nii.gz")
     target = convert_masks(folder, folder / ".." / "imagesTr", 501, "Test")
-    assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["ann.nii.gz", "bob.nii.gz"]
-    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), LABELS)
+    assert "have no label map" not in caplog.text
+    assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["bob.nii.gz", "bob_0001.nii.gz"]
+    np.testing.assert_array_equal(read(target / "labelsTr" / "bob_0001.nii.gz"), LABELS)
+    (folder / "bob_0001.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"Case 'bob_0001_0000': .*; or, if it is an image itself, add its label map"):
+        convert_masks(folder, folder, 502, "Other")
+
+
+def test_a_plain_name_of_an_image_that_is_a_folder(source, raw):
+    describe_one_channel(source)
+    (source / "imagesTr" / "bob_0000.nii.gz").unlink()
+    (source / "imagesTr" / "bob.nii.gz").mkdir()
+    (problem,) = problems_of(source, raw)
+    assert "Case 'bob': there is no image 'bob_0000.nii.gz'" in problem
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_of_datasets_that_is_no_text(source, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / os.fsdecode(b"M\xfcller")))
+    with pytest.raises(InputError, match=r"which is no UTF-8\. Set another folder"):
+        convert(source)
 
 
 def test_a_label_map_is_not_its_own_image(source, raw):

@@ -274,6 +274,22 @@ def test_files_that_are_named_as_dicom_and_are_none(tmp_path, content):
     ]
 
 
+@pytest.mark.parametrize("target", ["unmounted", "x" * 300])
+def test_links_to_nowhere_are_not_left_out(tmp_path, target):
+    write_series(tmp_path)
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(InputError, match=r"File 'link' cannot be read: .* Restore or remove it"):
+        find_dicom(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is closed to this user")
+def test_folders_that_cannot_be_read(tmp_path):
+    write_series(tmp_path / "image")
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(InputError, match=r"closed' cannot be read: Permission denied"):
+        find_dicom(tmp_path)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
 def test_pipes_are_no_files(tmp_path):
     write_series(tmp_path)

@@ -49,6 +49,10 @@ def test_weights_that_are_there_pass(preprocessed, tmp_path):
     [
         (lambda path: path.write_bytes(b"<html>" * 9), "cannot be read"),
         (lambda path: path.touch(), "cannot be read"),
+        (
+            lambda path: path.write_bytes(b"cnowhere\nThing\n."),
+            "cannot be read (ModuleNotFoundError: ",
+        ),
         (lambda path: torch.save([1, 2], path), "is no checkpoint of nnU-Net's"),
         (lambda path: torch.save({"weights": 1}, path), "is no checkpoint of nnU-Net's"),
     ],
@@ -59,12 +63,15 @@ def test_weights_that_are_none(preprocessed, tmp_path, write, message):
     assert f"{tmp_path / 'weights.pth'}' {message}" in problem
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[3]", '[{"train": []}]', '[{"train": [], "val": "case_a"}]'])
+@pytest.mark.parametrize(
+    "content", ["{", "[" * 100_000, "{}", "[3]", '[{"train": []}]', '[{"train": [], "val": "case_a"}]']
+)
 def test_folds_that_are_none(preprocessed, content):
     (preprocessed / "splits_final.json").write_text(content)
     (problem,) = problems_of()
     assert f"{preprocessed / 'splits_final.json'}: " in problem
     assert "Correct it, or remove it" in problem
+    check_training(**GOOD | {"fold": "all"})  # for which nnU-Net does not read it
 
 
 @pytest.mark.parametrize(

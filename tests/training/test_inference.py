@@ -364,14 +364,47 @@ def test_a_fold_that_is_named_twice_counts_once(tmp_path, images, model):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("plans.json", "{"), ("plans.json", "[]"), ("dataset.json", '{"labels": 3}')]
+    ("name", "content", "message"),
+    [
+        ("plans.json", "{", "cannot be read as JSON"),
+        ("plans.json", "[]", "has no configurations, dataset_name"),
+        ("dataset.json", '{"labels": {"a": 1}, "file_ending": ".nii.gz"}', "has no channel_names"),
+    ],
 )
-def test_damaged_descriptions_of_a_model(tmp_path, images, model, capsys, name, content):
+def test_damaged_descriptions_of_a_model(tmp_path, images, model, capsys, name, content, message):
     damaged = tmp_path / "model"
     shutil.copytree(model, damaged)
     (damaged / name).write_text(content)
     (problem,) = refused(capsys, images, tmp_path / "out", damaged)
-    assert f"nnU-Net cannot load the model '{damaged}'" in problem
+    assert f"'{damaged / name}' {message}" in problem
+
+
+@pytest.mark.parametrize("key", ["transpose_backward", "foreground_intensity_properties_per_channel"])
+def test_what_is_read_of_the_plans_in_prediction_only(tmp_path, images, model, capsys, key):
+    """Found before old maps are removed."""
+    out, damaged = tmp_path / "out", tmp_path / "model"
+    assert predict(images, out, model) == 0
+    old = contents(out)
+    shutil.copytree(model, damaged)
+    plans = json.loads((damaged / "plans.json").read_text())
+    del plans[key]
+    (damaged / "plans.json").write_text(json.dumps(plans))
+    (problem,) = refused(capsys, images, out, damaged, "--overwrite")
+    assert f"plans.json' has no {key}" in problem
+    assert contents(out) == old
+
+
+def test_a_model_that_does_not_predict_removes_nothing(tmp_path, images, model, monkeypatch):
+    out = tmp_path / "out"
+    assert predict(images, out, model) == 0
+    old = contents(out)
+
+    def fails(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RelevancePredictor, "predict", fails)
+    assert predict(images, out, model, "--overwrite") == 130
+    assert contents(out) == old
 
 
 def test_checkpoints_of_other_things(tmp_path, images, model, capsys):
@@ -381,9 +414,26 @@ def test_checkpoints_of_other_things(tmp_path, images, model, capsys):
     torch.save([1, 2], other / CHECKPOINT)
     (problem,) = refused(capsys, images, tmp_path / "out", other)
     assert "is no checkpoint of nnU-Net" in problem
-    torch.save({**whole, "network_weights": {}}, other / CHECKPOINT)
-    (problem,) = refused(capsys, images, tmp_path / "out", other)
-    assert "nnU-Net cannot load the model" in problem
+    rows = {name: weights[:0] for name, weights in whole["relevance_head"]["weights"].items()}
+    for change, message in (
+        ({"network_weights": {}}, "nnU-Net cannot load the model"),
+        ({"trainer_name": "OfAnotherLab"}, "OfAnotherLab"),
+        ({"relevance_head": None}, "has no relevance head"),
+        ({"relevance_head": {"objects": ("whole", "core")}}, "relevance head of another form"),
+        ({"relevance_head": {"objects": ("whole", "core"), "weights": rows}}, "The relevance head does not fit"),
+    ):
+        torch.save(whole | change, other / CHECKPOINT)
+        (problem,) = refused(capsys, images, tmp_path / "out", other)
+        assert message in problem
+
+
+def test_checkpoints_in_the_former_format_of_torch(tmp_path, images, model):
+    former = tmp_path / "former" / model.name
+    shutil.copytree(model, former)
+    whole = torch.load(former / CHECKPOINT, weights_only=False)
+    torch.save(whole, former / CHECKPOINT, _use_new_zipfile_serialization=False)
+    assert predict(images, tmp_path / "out", model) == predict(images, tmp_path / "same", former) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "same")
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"<html>" * 9])
@@ -452,10 +502,12 @@ def test_an_image_with_a_whole_header_only(tmp_path, images, capsys, reader):
 
 def test_channels_of_different_shapes(tmp_path, images, capsys):
     model = write_model(tmp_path / "model", channels=2)
-    sitk.WriteImage(sitk.Image([17, 11, 5], sitk.sitkFloat32), str(images / "a_0001.nii.gz"))
-    (problem,) = refused(capsys, images, tmp_path / "out", model)
-    assert "a_0001.nii.gz" in problem
-    assert "of one shape" in problem
+    write_image(images / "b_0000.nii.gz")
+    for case in "ab":
+        sitk.WriteImage(sitk.Image([17, 11, 5], sitk.sitkFloat32), str(images / f"{case}_0001.nii.gz"))
+    problems = refused(capsys, images, tmp_path / "out", model)
+    assert [f"{case}_0001.nii.gz" in problem for case, problem in zip("ab", problems, strict=True)] == [True, True]
+    assert "of one shape" in problems[0]
 
 
 def test_names_of_images(tmp_path, images, capsys):
