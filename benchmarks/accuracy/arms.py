@@ -62,8 +62,12 @@ RELEVANCE = {
     "Both": ConversionSettings(relevance_mode="both"),
     "Intensity": ConversionSettings(relevance_mode="intensity"),
     "Wide": ConversionSettings(sigma_mm=(2.0,)),
+    "Slice": ConversionSettings(),
 }
 """Kinds of relevance channels, by what is appended to the dataset's name."""
+
+SEARCHED_IN_SLICE = ("Slice",)
+"""Those whose nearest contour voxel is that of the voxel's own slice, which the conversion does not offer."""
 
 BETWEEN: dict[Between, str] = {"ignore": "ignored between", "gated": "gated", "interpolate": "interpolated"}
 
@@ -110,6 +114,7 @@ METHODS = {
     "fused": Method("WSL, one fused map", "StudyWSLFused"),
     "both": Method("WSL, distance and intensity", "StudyWSL", "Both"),
     "intensity": Method("WSL, intensity", "StudyWSL", "Intensity"),
+    "slice": Method("WSL, nearest in the slice", "StudyWSL", "Slice"),
     "wide": Method("WSL, sigma 2 mm", "StudyWSL", "Wide"),
     "wide-entropy": Method("WSL, sigma 2 mm, cross-entropy", "StudyWSLCrossEntropy", "Wide"),
     "wide-entropy-decay": Method(
@@ -124,6 +129,12 @@ MAIN_ARMS = tuple(
     for labelling in ("dense", "every5-ignore", "every5-gated", "every5-interpolate")
     for method in ("stock", "wsl")
 )
+
+
+WITH_WSL = (
+    "both", "intensity", "slice", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant",
+)  # fmt: skip
+"""Methods that are also held against WSL on the same labels."""
 
 
 def dataset_of(arm: str) -> str:
@@ -175,7 +186,17 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
         if method == "objects":
             others.append(f"{labelling}-in-image-objects")
-        if method in ("both", "intensity", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant"):
+        if method in (
+            "both",
+            "intensity",
+            "slice",
+            "fused",
+            "deep-head",
+            "consistent",
+            "objects",
+            "mostly-objects",
+            "relevant",
+        ):
             others.append(f"{labelling}-wsl")
         if method == "fade":
             others += [f"{labelling}-wsl", f"{labelling.removesuffix('-gated')}-ignore-wsl"]

@@ -26,12 +26,14 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import SimpleITK as sitk
-from arms import ARMS, LABELLINGS, MAIN_ARMS, METHODS, dataset_of, pairs, settings_of, title_of
+from arms import ARMS, LABELLINGS, MAIN_ARMS, METHODS, SEARCHED_IN_SLICE, dataset_of, pairs, settings_of, title_of
 from study import (
     Arm,
     Budget,
@@ -53,6 +55,8 @@ from study import (
 )
 
 from nnunet_wsl.conversion import convert_masks
+from nnunet_wsl.relevance import RelevanceSettings
+from nnunet_wsl.relevance.settings import Search
 
 SPLIT_SEED = 4
 SCORES = {"Dice": "dice", "NSD": "nsd", "HD95_mm": "hd95_mm", "ASSD_mm": "assd_mm"}
@@ -298,16 +302,19 @@ def _prepare(work: Path, data_set: DataSet, arm: str, training: list[str], valid
     dataset = dataset_of(arm)
     if not (work / "nnUNet_raw" / dataset).exists():
         number, name = dataset.removeprefix("Dataset").split("_")
-        convert_masks(
-            work / "development" / "images",
-            work / "development" / "labels",
-            int(number),
-            name,
-            label_values=data_set.labels,
-            channels=(data_set.channel,),
-            simulation=LABELLINGS[ARMS[arm][0]].simulation,
-            settings=settings_of(arm),
-        )
+        search: Search = "slice" if METHODS[ARMS[arm][1]].relevance in SEARCHED_IN_SLICE else "volume"
+        # The conversion has no option for it, and runs in this process.
+        with patch("nnunet_wsl.conversion.cases.RelevanceSettings", partial(RelevanceSettings, search=search)):
+            convert_masks(
+                work / "development" / "images",
+                work / "development" / "labels",
+                int(number),
+                name,
+                label_values=data_set.labels,
+                channels=(data_set.channel,),
+                simulation=LABELLINGS[ARMS[arm][0]].simulation,
+                settings=settings_of(arm),
+            )
     plan(work, dataset, data_set.configuration, data_set.spacing_mm_zyx)
     splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
     write_changed(splits, json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
