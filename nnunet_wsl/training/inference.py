@@ -248,8 +248,9 @@ def _description_problems(path: Path, keys: Iterable[str]) -> list[str]:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         return [f"'{path}' cannot be read as JSON ({described(error)}). Copy it again."]
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    return [f"'{path}' has no {', '.join(missing)}: it is not that of a trained model. Copy it again."] * bool(missing)
+    if missing := [key for key in keys if not isinstance(content, dict) or key not in content]:
+        return [f"'{path}' has no {', '.join(missing)}: it is not that of a trained model. Copy it again."]
+    return []
 
 
 def _load_head(path: Path) -> dict[str, Any] | str:
