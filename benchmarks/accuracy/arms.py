@@ -93,6 +93,8 @@ METHODS = {
     "prior": Method("WSL, as a prior", "StudyWSLPrior"),
     "taught": Method("WSL, self-training", "StudyWSLTaught"),
     "taught-gated": Method("WSL, self-training, gated", "StudyWSLTaughtGated"),
+    "half": Method("WSL, half of the iterations", "StudyWSLHalf"),
+    "in-image-half": Method("stock, patches in the image, half of the iterations", "StudyStockInImageHalf", ""),
     "twice": Method("WSL, twice the iterations", "StudyWSLTwice"),
     "consistent": Method("WSL, consistent with the mask", "StudyWSLConsistent"),
     "objects": Method("WSL, every patch shows an object", "StudyWSLObjectPatches"),
@@ -132,7 +134,7 @@ MAIN_ARMS = tuple(
 
 
 WITH_WSL = (
-    "both", "intensity", "slice", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant",
+    "half", "both", "intensity", "slice", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant",
 )  # fmt: skip
 """Methods that are also held against WSL on the same labels."""
 
@@ -184,6 +186,8 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others += ["dense-stock", f"dense-{method}"]
         if labelling.endswith("-told"):
             others += [f"{labelling.removesuffix('-told')}-{other}" for other in dict.fromkeys((method, "stock"))]
+        if method == "half":
+            others.append(f"{labelling}-in-image-half")
         if method == "objects":
             others.append(f"{labelling}-in-image-objects")
         if method in (

@@ -32,11 +32,11 @@ from nnunet_wsl.training.trainer import WSLTrainer
 class Study(nnUNetTrainer):  # type: ignore[misc]
     """Budget and seed from the environment."""
 
-    length: ClassVar[int] = 1
+    length: ClassVar[float] = 1
     """Multiple of the budget's epochs."""
 
     def initialize(self) -> None:
-        self.num_epochs = self.length * int(os.environ["STUDY_EPOCHS"])
+        self.num_epochs = round(self.length * int(os.environ["STUDY_EPOCHS"]))
         self.num_iterations_per_epoch = int(os.environ["STUDY_ITERATIONS_PER_EPOCH"])
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
         # Short epochs would be spent on saving: a tenth of the training is lost at most, and nothing reads the best.
@@ -307,6 +307,18 @@ class StudyWSLTwice(StudyWSL):
     """Twice the iterations, which is what self-training takes with its first model."""
 
     length = 2
+
+
+class StudyWSLHalf(StudyWSL):
+    """Half of the iterations."""
+
+    length = 0.5
+
+
+class StudyStockInImageHalf(StudyStockInImage):
+    """Half of the iterations, on the same patches."""
+
+    length = 0.5
 
 
 class StudyWSLWeight03(StudyWSL):
