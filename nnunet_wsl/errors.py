@@ -10,6 +10,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, where libraries say what is wrong, or the kind of error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def described(error: BaseException) -> str:
+    """Return the kind of an error and the last line of its message."""
+    return ": ".join(dict.fromkeys([type(error).__name__, last_line(error)]))
+
+
 def reason_of(error: OSError) -> str:
     """Return what the system says, with the file that it says it of."""
     return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)

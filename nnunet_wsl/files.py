@@ -19,8 +19,8 @@ _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 _COMPRESSED_INSIDE = {
     # MetaImage's header ends with the line that says that the voxels follow; NRRD's with an empty line.
     ".mha": (
-        rb"\nCompressedData *= *True\s", rb"\nElementDataFile *= *LOCAL\s*?\n", rb"\nElementDataFile *= *(?!LOCAL)\S",
-        _ZLIB,
+        rb"\nCompressedData[ \t]*[=:][ \t]*True\s", rb"\nElementDataFile[ \t]*[=:][ \t]*LOCAL\s*?\n",
+        rb"\nElementDataFile[ \t]*[=:][ \t]*(?!LOCAL)\S", _ZLIB,
     ),
     ".nrrd": (
         rb"\nencoding: *gz(ip)?\s", rb"\r?\n\r?\n", rb"\n(data ?file|(line|byte) ?skip):", _GZIP,
@@ -61,42 +61,49 @@ def check_complete(path: Path) -> None:
         return
     if path.stat().st_size == 0:
         raise OSError("it is empty")
+    length = 0
     try:
         with gzip.open(path) as file:
-            while file.read(_BLOCK_BYTES):
-                pass
+            while block := file.read(_BLOCK_BYTES):
+                length += len(block)
     except EOFError as error:
         raise OSError("it is cut off") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise OSError("it is damaged, or no gzip file") from error
+    if path.name.endswith(".nii.gz") and length < _expected_bytes(path):
+        raise OSError("what was compressed is cut off")
 
 
 def _check_length(path: Path) -> None:
+    length = path.stat().st_size
+    if length < max(1, _UNCOMPRESSED[path.suffix]):
+        raise OSError("it is cut off" if length else "it is empty")
+    if path.suffix == ".hdr":
+        voxels = path.with_suffix(".img")
+        if not voxels.is_file():  # compressed, or missing, which reading says
+            return
+        length = voxels.stat().st_size
+    if length < _expected_bytes(path):
+        raise OSError("it is cut off")
+
+
+def _expected_bytes(path: Path) -> float:
+    """Return how long an uncompressed image is at least, by its header; 0 if SimpleITK cannot read that."""
     import SimpleITK as sitk
 
-    length = path.stat().st_size
-    if length < max(1, header_bytes := _UNCOMPRESSED[path.suffix]):
-        raise OSError("it is cut off" if length else "it is empty")
-    voxels_file = path.with_suffix(".img")
-    if path.suffix == ".hdr":
-        if not voxels_file.is_file():  # compressed, or missing, which reading says
-            return
-        length = voxels_file.stat().st_size
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:  # nothing is read of it, so nothing is taken for zeros; other readers may know it
-        return
+        return 0
     if reader.HasMetaDataKey("bitpix"):  # NIfTI, whose voxels ITK scales
         axes = range(1, 1 + int(reader.GetMetaData("dim[0]")))
         voxels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in axes)
-        start, bits = float(reader.GetMetaData("vox_offset")), int(reader.GetMetaData("bitpix"))
-    else:
-        voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-        start, bits = header_bytes, 8 * sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
-    if length < start + voxels * bits / 8:
-        raise OSError("it is cut off")
+        return float(reader.GetMetaData("vox_offset")) + voxels * float(reader.GetMetaData("bitpix")) / 8
+    voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    component_bytes: int = sitk.Image(1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+    return float(_UNCOMPRESSED.get(path.suffix, 0) + voxels * component_bytes)
 
 
 def _check_inside(path: Path, compressed: bytes, end: bytes, elsewhere: bytes, window_bits: int) -> None:

@@ -94,6 +94,33 @@ def test_an_image_that_a_full_disk_cuts_off_replaces_nothing(tmp_path, length):
     assert path.read_bytes() == before
 
 
+def test_an_image_that_was_cut_off_before_it_was_compressed(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.int16)), str(tmp_path / "image.nii"))
+    content = (tmp_path / "image.nii").read_bytes()
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(gzip.compress(content))
+    check_complete(path)
+    path.write_bytes(gzip.compress(content[:-1]))
+    with pytest.raises(OSError, match="what was compressed is cut off"):
+        check_complete(path)
+
+
+@pytest.mark.parametrize("separator", [b" = ", b"\t=\t", b" : ", b"="])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_headers_of_mha_are_written_in_several_ways(tmp_path, separator, compressed):
+    path = tmp_path / "image.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((30, 4, 5), np.uint8)), str(path), compressed)
+    content = path.read_bytes()
+    header, local, voxels = content.partition(b"LOCAL")
+    path.write_bytes(header.replace(b" = ", separator) + local + voxels)
+    check_complete(path)
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).sum() == 600
+    if compressed:
+        path.write_bytes(path.read_bytes()[:-5])
+        with pytest.raises(OSError, match="cut off"):
+            check_complete(path)
+
+
 def test_pairs_of_nifti_files(tmp_path):
     path = tmp_path / "image.img"
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.int16)), str(path))

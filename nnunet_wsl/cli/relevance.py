@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, last_line
 from nnunet_wsl.files import check_complete, replacing
 
 if TYPE_CHECKING:
@@ -383,7 +383,6 @@ def _write(path: Path, maps: NDArray[np.float32], geometry: sitk.Image) -> None:
         with replacing(path) as partial:
             sitk.WriteImage(volumes[0] if len(volumes) == 1 else sitk.JoinSeries(volumes), str(partial), True)
     except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"{path}: cannot be written ({reason}). Check the permissions and the space of its folder."
+            f"{path}: cannot be written ({last_line(error)}). Check the permissions and the space of its folder."
         ) from error

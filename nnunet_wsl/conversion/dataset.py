@@ -20,7 +20,7 @@ from nnunet_wsl import __version__
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import FORMAT_VERSION
 from nnunet_wsl.conversion.regions import LabelValues
-from nnunet_wsl.errors import InputError, reason_of
+from nnunet_wsl.errors import InputError, last_line, reason_of
 from nnunet_wsl.files import check_complete, is_text
 
 _LOG = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
             "The environment variable nnUNet_raw is not set, so nnU-Net's raw datasets have no folder. "
             "Set it, for example: export nnUNet_raw=$HOME/nnUNet_raw"
         )
-    elif not is_text(raw):
-        problems.append(f"nnUNet_raw is '{ascii(raw)[1:-1]}', which is no UTF-8. Set another folder.")
+    elif not is_text(str(Path(raw).absolute())):
+        problems.append(f"nnUNet_raw is '{ascii(raw)[1:-1]}', whose path is no UTF-8. Set another folder.")
     if problems or not raw:
         raise InputError(problems)
     folder = Path(raw).absolute()
@@ -97,6 +97,8 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
                     f"'{taken}' is a link to '{taken.readlink()}'. --overwrite replaces folders, not links. Remove the "
                     "link, and what it points to if you need it no more, or choose another --dataset."
                 )
+    if overwrite and target.exists() and not os.access(target, os.W_OK | os.X_OK):
+        problems.append(f"'{target}' may not be replaced by you. Change its permissions or choose another --dataset.")
     if problems:
         raise InputError(problems)
     former = Path(os.environ.get("nnUNet_preprocessed", "")) / target.name
@@ -161,12 +163,16 @@ def build_dataset(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         except BaseException as error:
             if replaced.exists() and not target.exists():
                 replaced.rename(target)
-            elif isinstance(error, OSError) and target.exists() and not overwrite:
+            if not isinstance(error, OSError):
+                raise
+            if target.exists() and not overwrite:
                 raise InputError(
                     f"'{target}' was made by another run while this one was at work, whose result is dropped. Keep "
                     "it, or remove it and convert again."
                 ) from error
-            raise
+            raise InputError(
+                f"'{target}' cannot be moved to its place: {reason_of(error)}. Check the permissions there."
+            ) from error
 
 
 def image_path(dataset: Path, case: str, channel: int) -> Path:
@@ -191,13 +197,13 @@ def write_volume(path: Path, volume: npt.NDArray[Any], grid: Grid) -> None:
     image.SetOrigin([float(value) for value in grid.origin_mm])
     image.SetSpacing([float(value) for value in grid.spacing_mm_xyz])
     image.SetDirection(np.asarray(grid.direction, np.float64).ravel().tolist())
-    # Level 1 is several times faster than the default and the files are hardly larger.
-    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
     try:
+        # Level 1 is several times faster than the default and the files are hardly larger.
+        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
         check_complete(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(
-            f"'{path}' could not be written whole: {error}. Free space on the disk, or check the quota."
+            f"'{path}' could not be written whole ({last_line(error)}). Free space on the disk, or check the quota."
         ) from error
 
 

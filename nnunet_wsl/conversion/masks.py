@@ -340,7 +340,10 @@ def _find_images(
         raise InputError(problems)
     if unused := [path for path in _visible(image_folder, ending) if path.name not in used]:
         _LOG.warning(
-            "%d images in '%s' have no label map, or channels beyond the named ones.", len(unused), image_folder
+            "%d images in '%s' have no label map, or channels beyond the named ones, such as '%s'.",
+            len(unused),
+            image_folder,
+            min(unused).name,
         )
     return found
 

@@ -463,7 +463,11 @@ def files_below(folder: Path) -> list[Path]:
         folders.sort()
         paths += (path for name in names if _may_be_file(path := Path(root) / name))
     if closed:
-        raise InputError(f"Folder '{error.filename}' cannot be read: {error.strerror}." for error in closed)
+        raise InputError(
+            f"Folder '{error.filename}' cannot be read: {error.strerror}. Change its permissions, move it away, or "
+            "give another source."
+            for error in closed
+        )
     paths.sort()
     if unreadable := [path for path in paths if not is_text(str(path.relative_to(folder)))]:
         first = ascii(str(unreadable[0].relative_to(folder)))[1:-1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, described
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -37,6 +38,22 @@ def _load(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=False)
 
 
-def described(error: BaseException) -> str:
-    """Return the kind of an error and the last line of its message: libraries say there what is wrong."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[-1:]])
+def relevance_head_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any] | None:
+    """Return what a checkpoint holds of its relevance head: its ``objects`` and its ``weights``; None if it has none.
+
+    Raises
+    ------
+    InputError
+        If it holds something else under this name.
+    """
+    head = checkpoint.get("relevance_head")
+    if head is None:
+        return None
+    if (
+        isinstance(head, dict)
+        and isinstance(head.get("objects"), list | tuple)
+        and isinstance(head.get("weights"), dict)
+        and all(isinstance(rows, torch.Tensor) for rows in head["weights"].values())
+    ):
+        return head
+    raise InputError(f"Checkpoint '{path}' has a relevance head of another form than WSLTrainer's. Copy it again.")

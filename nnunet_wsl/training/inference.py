@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.errors import InputError, counted, described, last_line
 from nnunet_wsl.files import check_complete, is_text, replacing
-from nnunet_wsl.training.checkpoints import described, read_checkpoint
+from nnunet_wsl.training.checkpoints import read_checkpoint, relevance_head_of
 from nnunet_wsl.training.network import RelevanceHead
 
 # nnU-Net's readers whose arrays can be laid back on the grid of the file.
@@ -32,11 +32,10 @@ _READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2D
 _NEEDED = {
     "dataset.json": ("channel_names", "file_ending", "labels"),
     "plans.json": (
-        "configurations", "dataset_name", "foreground_intensity_properties_per_channel", "image_reader_writer",
-        "transpose_backward", "transpose_forward",
+        "configurations", "dataset_name", "image_reader_writer", "transpose_backward", "transpose_forward",
     ),
 }  # fmt: skip
-"""What of a model's descriptions nnU-Net reads, some of it only when it predicts."""
+"""What of a model's descriptions nnU-Net reads of every model, some of it only when it predicts."""
 
 
 class _RelevanceOutput(nn.Module):
@@ -249,21 +248,17 @@ def _description_problems(path: Path, keys: Iterable[str]) -> list[str]:
     except (OSError, ValueError, RecursionError) as error:
         return [f"'{path}' cannot be read as JSON ({described(error)}). Copy it again."]
     if missing := [key for key in keys if not isinstance(content, dict) or key not in content]:
-        return [f"'{path}' has no {', '.join(missing)}: it is not that of a trained model. Copy it again."]
+        return [f"'{path}' has no {', '.join(missing)}: the model needs it. Copy it again."]
     return []
 
 
 def _load_head(path: Path) -> dict[str, Any] | str:
     """Return what a checkpoint holds of its relevance head, or what is wrong with it."""
     try:
-        head: dict[str, Any] | None = read_checkpoint(path).get("relevance_head")
+        head = relevance_head_of(read_checkpoint(path), path)
     except InputError as error:
         return str(error)
-    if not head:
-        return f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer."
-    if not isinstance(head, dict) or not {"objects", "weights"} <= head.keys():
-        return f"Checkpoint '{path}' has a relevance head of another form than WSLTrainer's. Copy it again."
-    return head
+    return head or f"Checkpoint '{path}' has no relevance head: it was not trained with WSLTrainer."
 
 
 def predict_relevance(
@@ -330,21 +325,16 @@ def predict_relevance(
     if staying or (existing and not overwrite):
         _check_same_model(record, predictor.record)
     _check_images(predictor, [cases[case] for case in waiting])
-    predictions = map(predictor.predict, (cases[case] for case in waiting))
-    # The first before anything is removed: it may show that the model does not work.
-    predicted_first = list(islice(predictions, 1))
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            # Before the record changes: a run that is interrupted and continued must not keep another model's maps.
-            for path in existing:
-                path.unlink()
-        with replacing(record) as partial:
-            partial.write_text(json.dumps(predictor.record, indent=1) + "\n")
     except OSError as error:
-        raise InputError(f"-o '{output}' cannot be written to ({error.strerror}). Choose another folder.") from error
-    with_bar = tqdm(chain(predicted_first, predictions), "Predicting relevance", len(waiting), delay=2, unit="case")
-    for case, predicted in zip(waiting, with_bar, strict=True):
+        raise InputError(f"-o '{output}' cannot be made ({error.strerror}). Choose another folder.") from error
+    predicting = map(predictor.predict, [cases[case] for case in waiting])
+    predictions = iter(tqdm(predicting, "Predicting relevance", len(waiting), delay=2, unit="case"))
+    for case in waiting:
+        predicted = next(predictions)
+        if case == waiting[0]:  # not before: it may show that the model does not work
+            _replace_record(record, predictor.record, existing if overwrite else ())
         reference = sitk.ReadImage(str(cases[case][0]))
         for path, values in zip(maps[case], predicted, strict=True):
             volume = sitk.GetImageFromArray(values if reference.GetDimension() == 3 else values[0])
@@ -352,12 +342,23 @@ def predict_relevance(
             try:
                 with replacing(path) as partial:
                     sitk.WriteImage(volume, str(partial), useCompression=True)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 raise InputError(
-                    f"'{path}' could not be written whole: {error}. Free space on the disk, or check the quota; then "
-                    "go on with --continue_prediction."
+                    f"'{path}' could not be written whole ({last_line(error)}). Free space on the disk, or check the "
+                    "quota; then go on with --continue_prediction."
                 ) from error
     return written
+
+
+def _replace_record(path: Path, record: Mapping[str, Any], former: Iterable[Path]) -> None:
+    """Remove former maps, then say which model makes those to come: a run that goes on must not mix two models'."""
+    try:
+        for one in former:
+            one.unlink()
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"'{path.parent}' cannot be written to ({error.strerror}). Choose another -o.") from error
 
 
 def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[Path]]:
@@ -438,7 +439,7 @@ def _check_same_model(path: Path, record: Mapping[str, Any]) -> None:
     remedy = "Choose another folder with -o, or remove these maps; --overwrite removes those of the cases in -i."
     try:
         former = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"'{path}' cannot be read ({error}): nothing says which model made the maps beside it. {remedy}"
         ) from error

@@ -14,8 +14,8 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_wsl.contract import FUSED, RelevanceChannels
-from nnunet_wsl.errors import InputError
-from nnunet_wsl.training.checkpoints import described, read_checkpoint
+from nnunet_wsl.errors import InputError, described
+from nnunet_wsl.training.checkpoints import read_checkpoint, relevance_head_of
 from nnunet_wsl.training.loader import CompactMapsLoader, PatchesInImageLoader, can_keep_maps, loading_with
 from nnunet_wsl.training.loss import VOXEL_DIFFERENCES, CombinedLoss
 from nnunet_wsl.training.maps import as_float
@@ -303,7 +303,7 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
             checkpoint = read_checkpoint(checkpoint)  # nnU-Net loads it a second time, to the device
-        head = checkpoint.get("relevance_head")
+        head = relevance_head_of(checkpoint, str(filename_or_checkpoint))
         if head is None:
             raise InputError(
                 f"Checkpoint {filename_or_checkpoint} has no relevance head: it was not written by "

@@ -233,7 +233,12 @@ def test_a_plain_name_of_an_image_that_is_a_folder(source, raw):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_folder_of_datasets_that_is_no_text(source, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / os.fsdecode(b"M\xfcller")))
-    with pytest.raises(InputError, match=r"which is no UTF-8\. Set another folder"):
+    with pytest.raises(InputError, match=r"whose path is no UTF-8\. Set another folder"):
+        convert(source)
+    (tmp_path / os.fsdecode(b"M\xfcller")).mkdir()
+    monkeypatch.chdir(tmp_path / os.fsdecode(b"M\xfcller"))
+    monkeypatch.setenv("nnUNet_raw", "raw")
+    with pytest.raises(InputError, match=r"whose path is no UTF-8\. Set another folder"):
         convert(source)
 
 

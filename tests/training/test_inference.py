@@ -379,7 +379,7 @@ def test_damaged_descriptions_of_a_model(tmp_path, images, model, capsys, name, 
     assert f"'{damaged / name}' {message}" in problem
 
 
-@pytest.mark.parametrize("key", ["transpose_backward", "foreground_intensity_properties_per_channel"])
+@pytest.mark.parametrize("key", ["transpose_backward", "image_reader_writer"])
 def test_what_is_read_of_the_plans_in_prediction_only(tmp_path, images, model, capsys, key):
     """Found before old maps are removed."""
     out, damaged = tmp_path / "out", tmp_path / "model"
@@ -392,6 +392,41 @@ def test_what_is_read_of_the_plans_in_prediction_only(tmp_path, images, model, c
     (problem,) = refused(capsys, images, out, damaged, "--overwrite")
     assert f"plans.json' has no {key}" in problem
     assert contents(out) == old
+
+
+def test_plans_of_the_first_versions_of_nnunet(tmp_path, images, model):
+    former = tmp_path / "former" / model.name
+    shutil.copytree(model, former)
+    plans = (former / "plans.json").read_text()
+    assert "properties_per_channel" in plans
+    (former / "plans.json").write_text(plans.replace("properties_per_channel", "properties_by_modality"))
+    assert predict(images, tmp_path / "out", former) == 0
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_first_prediction(tmp_path, images, model, capsys, monkeypatch):
+    monkeypatch.setattr(RelevancePredictor, "predict", None)
+    (tmp_path / "file").touch()
+    (problem,) = refused(capsys, images, tmp_path / "file" / "out", model)
+    assert "cannot be made" in problem
+
+
+def test_a_record_of_another_form(tmp_path, images, model, capsys):
+    out = tmp_path / "out"
+    assert predict(images, out, model) == 0
+    (out / "relevance.json").write_text("[" * 100_000)
+    (problem,) = refused(capsys, images, out, model, "--continue_prediction")
+    assert "relevance.json' cannot be read" in problem
+
+
+def test_maps_that_cannot_be_written(tmp_path, images, model, capsys, monkeypatch):
+    """As on a disk whose quota allows no more files: SimpleITK raises an error of its own."""
+
+    def full(*_args, **_kwargs):
+        raise RuntimeError("ITK ERROR: nifti library failed to write image")
+
+    monkeypatch.setattr(sitk, "WriteImage", full)
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "a_0000.nii.gz' could not be written whole (ITK ERROR: nifti library failed" in problem
 
 
 def test_a_model_that_does_not_predict_removes_nothing(tmp_path, images, model, monkeypatch):
@@ -420,6 +455,8 @@ def test_checkpoints_of_other_things(tmp_path, images, model, capsys):
         ({"trainer_name": "OfAnotherLab"}, "OfAnotherLab"),
         ({"relevance_head": None}, "has no relevance head"),
         ({"relevance_head": {"objects": ("whole", "core")}}, "relevance head of another form"),
+        ({"relevance_head": {"objects": None, "weights": rows}}, "relevance head of another form"),
+        ({"relevance_head": {"objects": ("whole", "core"), "weights": {"x": 3}}}, "relevance head of another form"),
         ({"relevance_head": {"objects": ("whole", "core"), "weights": rows}}, "The relevance head does not fit"),
     ):
         torch.save(whole | change, other / CHECKPOINT)
