@@ -53,9 +53,11 @@ def test_a_terminated_conversion_cleans_up(tmp_path, how):
     command = [*COMMAND, "convert", "masks", "--dataset", "501", "--name", "Test", "--label", "organ=1", "--jobs", "2"]
     command += ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"), "--channel", "MR"]
     raw = tmp_path / "raw"
+    former = signal.signal(getattr(signal, how), signal.SIG_DFL)  # the tests may run under nohup, which is inherited
     process = subprocess.Popen(
         command, env={**os.environ, "nnUNet_raw": str(raw)}, start_new_session=True, text=True, stderr=subprocess.PIPE
     )
+    signal.signal(getattr(signal, how), former)
     try:
         assert wait_for(lambda: list(raw.glob(".*/new/*/*.nii.gz")) or process.poll() is not None)
         assert process.poll() is None, process.stderr.read()
