@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -137,6 +137,15 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def name_problems(paths: Iterable[Path]) -> list[str]:
+    """Say which files have names that are no UTF-8."""
+    return [
+        f"The name of '{ascii(path.name)[1:-1]}' in '{path.parent}' is no UTF-8. Rename it."
+        for path in sorted(paths)
+        if not is_text(path.name)
+    ]
 
 
 @contextmanager

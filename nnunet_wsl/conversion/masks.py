@@ -21,7 +21,7 @@ from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
 from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError, counted
-from nnunet_wsl.files import check_complete, is_text
+from nnunet_wsl.files import check_complete, name_problems
 
 _LOG = logging.getLogger(__name__)
 
@@ -357,11 +357,7 @@ def _is_image(name: str, names: Container[str]) -> bool:
 def _visible(folder: Path, ending: str) -> list[Path]:
     """Return the files of a format as a shell's * does: archives made on a Mac are full of hidden ones."""
     paths = [path for path in folder.iterdir() if path.name.endswith(ending) and not path.name.startswith(".")]
-    if problems := [
-        f"The name of '{ascii(path.name)[1:-1]}' in '{folder}' is no UTF-8. Rename it."
-        for path in sorted(paths)
-        if not is_text(path.name)
-    ]:
+    if problems := name_problems(paths):
         raise InputError(problems)
     return paths
 

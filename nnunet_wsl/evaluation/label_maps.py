@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, last_line
 from nnunet_wsl.evaluation.objects import ScoredLabels
 from nnunet_wsl.files import check_complete, is_text
 
@@ -178,8 +178,7 @@ def _read(path: Path, reader: Any) -> LabelMap:
         check_complete(path)
         values, properties = reader.read_seg(str(path))
     except Exception as error:  # nnU-Net's readers pass on whatever their libraries raise
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise InputError(f"'{path}' cannot be read as an image ({reason[0]}). Write it again.") from error
+        raise InputError(f"'{path}' cannot be read as an image ({last_line(error)}). Write it again.") from error
     if values.shape[0] != 1 or len(properties["spacing"]) != 3:
         raise InputError(
             f"'{path}' has channels or more than three dimensions; expected one value per voxel. Write it again."

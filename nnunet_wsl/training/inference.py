@@ -22,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError, counted, described, last_line
-from nnunet_wsl.files import check_complete, is_text, replacing
+from nnunet_wsl.files import check_complete, is_text, name_problems, replacing
 from nnunet_wsl.training.checkpoints import read_checkpoint, relevance_head_of
 from nnunet_wsl.training.network import RelevanceHead
 
@@ -370,11 +370,7 @@ def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[
     )
     if not files:
         raise InputError(f"No images CASE_0000{ending} in '{images}'. Give the folder that nnUNetv2_predict reads.")
-    problems = [
-        f"The name of '{ascii(path.name)[1:-1]}' in '{images}' is no UTF-8. Rename it."
-        for path in files
-        if not is_text(path.name)
-    ]
+    problems = name_problems(files)
     cases: dict[str, list[Path]] = {}
     for path in filter(lambda path: is_text(path.name), files):
         match = re.fullmatch(r"(.+)_[0-9]{4}", path.name.removesuffix(ending))
