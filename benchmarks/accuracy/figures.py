@@ -1,8 +1,8 @@
-"""Tables and figures of docs/evidence.md from the committed results.
+"""Tables and figures of docs/evidence.md and docs/evidence_tables.md from the committed results.
 
     python benchmarks/accuracy/figures.py
 
-Rewrites the part of the page between its two markers, and the pictures that it shows.
+Writes the page of tables, the tables of the other page between their marks, and the pictures of both.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from arms import ARMS, BETWEEN, METHODS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from questions import TABLES, answered, panels
 from study import pooled, seed_means
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "evidence.md"
-BEGIN, END = "<!-- results: written by benchmarks/accuracy/figures.py -->", "<!-- end of results -->"
 
 COLOURS = ("#868e96", "#0a6cff", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#e8a200", "#0b7285")
 METRICS = {
@@ -238,7 +238,7 @@ def section(path: Path) -> str:
     budget, hardware, versions = study["budget"], study["hardware"], study["versions"]
     how = ", ".join(filter(None, (hardware["device"], study.get("precision"))))  # older results do not say
     lines = [
-        f"### {study['title']}",
+        f"## {study['title']}",
         "",
         study["description"],
         "",
@@ -268,14 +268,20 @@ def section(path: Path) -> str:
     return "\n".join(lines)
 
 
+HEAD = """# Evidence: the studies
+
+Written by `benchmarks/accuracy/figures.py` from `benchmarks/accuracy/results/`. [The evidence](evidence.md) says what
+they mean, and [how they were measured](evidence.md#how-it-was-measured)."""
+
+
 def main() -> None:
     (DOCS / "images").mkdir(exist_ok=True)
     paths = sorted(RESULTS.glob("*.json"))
-    lengths([scored(json.loads(path.read_text())) for path in paths], DOCS / "images" / "evidence_lengths.png")
-    sections = "\n\n".join(section(path) for path in paths)
-    before, rest = PAGE.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{sections}\n\n{END}{after}")
+    (DOCS / TABLES).write_text("\n\n".join((HEAD, *map(section, paths))) + "\n")
+    studies = [scored(json.loads(path.read_text())) for path in paths]
+    lengths(studies, DOCS / "images" / "evidence_lengths.png")
+    panels([study for study in studies if "test" in study["cases"]], DOCS / "images" / "evidence_differences.png")
+    PAGE.write_text(answered(PAGE.read_text(), studies))
 
 
 if __name__ == "__main__":
