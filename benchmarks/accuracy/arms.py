@@ -132,9 +132,8 @@ MAIN_ARMS = tuple(
     for method in ("stock", "wsl")
 )
 
-
 WITH_WSL = (
-    "half", "both", "intensity", "slice", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant",
+    "both", "intensity", "slice", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant",
 )  # fmt: skip
 """Methods that are also held against WSL on the same labels."""
 
@@ -190,17 +189,7 @@ def pairs(arms: list[str]) -> list[tuple[str, str]]:
             others.append(f"{labelling}-in-image-half")
         if method == "objects":
             others.append(f"{labelling}-in-image-objects")
-        if method in (
-            "both",
-            "intensity",
-            "slice",
-            "fused",
-            "deep-head",
-            "consistent",
-            "objects",
-            "mostly-objects",
-            "relevant",
-        ):
+        if method in WITH_WSL:
             others.append(f"{labelling}-wsl")
         if method == "fade":
             others += [f"{labelling}-wsl", f"{labelling.removesuffix('-gated')}-ignore-wsl"]
