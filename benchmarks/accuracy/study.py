@@ -26,7 +26,6 @@ from nnunet_wsl.evaluation import bootstrap_interval, paired_p_value
 from nnunet_wsl.files import replacing
 from nnunet_wsl.training.precision import bfloat16_on_cpu
 
-ROOT = Path(__file__).parents[2]
 TRAINERS = Path(__file__).parent / "trainers"
 RESULTS = Path(__file__).parent / "results"
 _TRAINED = "trained"

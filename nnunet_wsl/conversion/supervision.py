@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,6 @@ from nnunet_wsl.relevance import boundary_voxels, nearest_contour, polyline_dist
 
 Between = Literal["ignore", "gated", "interpolate"]
 """Slices between known ones: nothing is supervised; what the interpolation is sure of; or all of it."""
-
-BETWEEN_RULES: tuple[Between, ...] = get_args(Between)
 
 
 @dataclass(frozen=True, eq=False)
