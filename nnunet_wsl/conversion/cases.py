@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +120,11 @@ class ConversionSettings:
         nnU-Net's region-based labels.
     outside : {"error", "clip"}
         What happens to contours that leave the image by more than half a voxel.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown. Numbers are checked when it is known what they are for, by :func:`convert_cases`.
     """
 
     relevance: Literal["per-object", "fused", "none"] = "per-object"
@@ -134,6 +139,16 @@ class ConversionSettings:
     missing: Missing = "error"
     overlap: Literal["error", "priority", "regions"] = "error"
     outside: Literal["error", "clip"] = "error"
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        problems = [
+            f"The conversion's {name} must be one of {', '.join(get_args(choices))}, not {getattr(self, name)!r}."
+            for name, choices in get_type_hints(ConversionSettings).items()
+            if get_origin(choices) is Literal and getattr(self, name) not in get_args(choices)
+        ]
+        if problems:
+            raise InputError(problems)
 
 
 @dataclass(frozen=True)

@@ -1080,3 +1080,13 @@ convert_rtstruct({str(source)!r}, 501, "Test")
     assert all(path.name.startswith(".") and f"'{path}' belongs to another run" in caplog.text for path in leftovers)
     assert sorted(raw.iterdir()) == sorted([*leftovers, target])
     assert len(list((target / "imagesTr").iterdir())) == 4
+
+
+def test_unknown_names_are_refused_together():
+    with pytest.raises(InputError) as caught:
+        ConversionSettings(between="gate", overlap="first", relevance_mode="Distance", sigma_mm=(2.0,))
+    assert sorted(caught.value.problems) == [
+        "The conversion's between must be one of ignore, gated, interpolate, not 'gate'.",
+        "The conversion's overlap must be one of error, priority, regions, not 'first'.",
+        "The conversion's relevance_mode must be one of distance, intensity, both, not 'Distance'.",
+    ]
