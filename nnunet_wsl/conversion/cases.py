@@ -59,7 +59,6 @@ from nnunet_wsl.conversion.supervision import (
     exclude_conflicts,
     supervise,
     supervision_window,
-    yield_to_drawn,
 )
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.parallel import for_all
@@ -80,6 +79,9 @@ ANNOTATED_FILE = "wsl_annotated.json"
 
 _OVERVIEW_ROWS = 6
 """Slices in the picture of the dataset."""
+
+_MOST_PAIRS = 5
+"""Pairs of labels that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +186,13 @@ class Case(Protocol):
         """Read the images and contours."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _PreparedCase:
     """What the first pass learns about a case; its image, labels and sources of the relevance are on disk.
 
-    With ``--overlap regions`` the label map on disk holds indices into ``statuses`` until all cases are read.
+    Where objects may overlap, the label map on disk holds indices into ``statuses`` until all cases are read. Otherwise
+    ``labels`` are the values in it. ``known_where_drawn`` tells, of two objects, whether the second is known on a slice
+    on which the first is drawn.
     """
 
     name: str
@@ -198,7 +202,8 @@ class _PreparedCase:
     statuses: tuple[Status, ...]
     voxel_counts: Counter[Status]
     drawn_combinations: frozenset[Combination]
-    has_ignore: bool
+    labels: frozenset[int]
+    known_where_drawn: npt.NDArray[np.bool_]
     needs_confidence: bool
     fingerprint: CaseFingerprint | None
 
@@ -261,16 +266,16 @@ def convert_cases(
         ]
         if problems:
             raise InputError(problems)
-        values = LabelValues.one_per_object(objects)
-        has_ignore = any(case.has_ignore for case in prepared)
-        if settings.overlap == "regions":
-            values = _plan_values(objects, prepared)
-            ignored, problems = for_all(
+        values, labels = LabelValues.one_per_object(objects), [case.labels for case in prepared]
+        if settings.overlap != "error":
+            values = _plan_values(objects, prepared, settings)
+            labels, problems = for_all(
                 lambda case: _write_labels(case, building, values), prepared, jobs, "Writing labels"
             )
-            has_ignore = any(ignored)
             if problems:
                 raise InputError(problems)
+        occurring = frozenset[int]().union(*labels)
+        _check_supervised(objects, prepared, values, occurring, settings)
         planned = None
         has_confidence = settings.relevance != "none" and any(case.needs_confidence for case in prepared)
         if settings.relevance != "none":
@@ -292,7 +297,7 @@ def convert_cases(
             name=target.name,
             image_channels=image_channels,
             values=values,
-            has_ignore=has_ignore,
+            has_ignore=values.ignore in occurring,
             num_cases=len(cases),
             relevance_channels=relevance_channels,
             has_confidence=has_confidence,
@@ -326,6 +331,7 @@ def convert_cases(
             channels=len(image_channels) + len(relevance_channels),
         )
     log_reports(reports)
+    _log_never_together(objects, prepared, settings)
     if relevance_channels:
         _LOG.info(
             "Relevance is in the channels after the %d of the image. Train with 'nnunet_wsl train': a stock trainer "
@@ -435,12 +441,17 @@ def _prepare(
             # The sources of all objects of a large image would not fit into memory.
             source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
+    gaps = [gap for one in supervised for gap in one.gaps]
+    voxel_counts, drawn_combinations = _combinations(labels, statuses, gaps)
+    if settings.contour_sigma_mm:
+        # How objects lie to each other is told by the contours as they are; only then what is near to one is ignored.
+        if statuses:
+            statuses = (*statuses, ((), tuple(range(len(supervised)))))
+        _ignore_uncertain(labels, supervised, len(statuses) - 1 if statuses else len(supervised) + 1)
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
     write_volume(label_path(building, case.name), labels, grid)
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
-    gaps = [gap for one in supervised for gap in one.gaps]
-    voxel_counts, drawn_combinations = _combinations(labels, statuses, gaps)
     return _PreparedCase(
         name=case.name,
         grid=grid,
@@ -461,7 +472,8 @@ def _prepare(
         statuses=statuses,
         voxel_counts=voxel_counts,
         drawn_combinations=drawn_combinations,
-        has_ignore=settings.overlap != "regions" and bool((labels == len(masks) + 1).any()),
+        labels=frozenset() if statuses else frozenset(np.unique(labels).tolist()),
+        known_where_drawn=np.array([known_slices[:, slices].any(axis=1) for slices in drawn]),
         # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
         needs_confidence=bool(
             (known_slices != known_slices[0]).any()
@@ -505,20 +517,19 @@ def _check_finite(case: str, content: CaseContent, settings: ConversionSettings)
 def _label_codes(
     supervised: Sequence[ObjectSupervision], masks: Sequence[CroppedMask], settings: ConversionSettings
 ) -> tuple[npt.NDArray[Any], tuple[Status, ...]]:
-    """Make the label map of a case, or with regions the status of every voxel until the values are planned."""
+    """Make the label map of a case; where objects may overlap, the status of every voxel until values are planned."""
     if settings.overlap == "error":
         exclude_conflicts(supervised, masks)
-    elif settings.overlap == "priority":
-        yield_to_drawn(supervised, masks)
     inside, known = [one.inside for one in supervised], [one.known for one in supervised]
-    if settings.overlap == "regions":
-        return combine(inside, known)
-    labels = label_map(inside, known)
+    return (label_map(inside, known), ()) if settings.overlap == "error" else combine(inside, known)
+
+
+def _ignore_uncertain(labels: npt.NDArray[Any], supervised: Sequence[ObjectSupervision], ignored: int) -> None:
+    """Ignore, in place, what is uncertain of any object."""
     for one in supervised:
         if one.uncertain is not None:
             window, uncertain = one.uncertain.where()
-            labels[window][uncertain] = len(supervised) + 1
-    return labels, ()
+            labels[window][uncertain] = ignored
 
 
 def _combinations(
@@ -625,27 +636,68 @@ def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[CroppedMas
         raise InputError(problems)
 
 
-def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase]) -> LabelValues:
+def _log_never_together(objects: Sequence[str], cases: Sequence[_PreparedCase], settings: ConversionSettings) -> None:
+    """Warn of pairs of objects of which nothing tells whether they overlap."""
+    known = np.any([case.known_where_drawn for case in cases], axis=0)
+    pairs = [f"'{objects[a]}' and '{objects[b]}'" for a, b in np.argwhere(np.triu(~(known & known.T), 1))]
+    if pairs:
+        _LOG.warning(
+            "Nothing tells whether these labels overlap: where one is drawn, the other one is not known. %s. %s Draw "
+            "both in a case, or say with --annotated FILE where one is absent.",
+            ", ".join(pairs[:_MOST_PAIRS]) + (f" and {len(pairs) - _MOST_PAIRS} more" * (len(pairs) > _MOST_PAIRS)),
+            {
+                "error": "--overlap error takes them not to.",
+                "priority": "Inside one of them voxels are ignored, unless it is named first.",
+                "regions": "Inside one of them voxels are ignored.",
+            }[settings.overlap],
+        )
+
+
+def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase], settings: ConversionSettings) -> LabelValues:
     """Choose the label values for the overlaps of all cases."""
     counts = sum((case.voxel_counts for case in cases), Counter[Status]())
+    drawn = frozenset[Combination]().union(*(case.drawn_combinations for case in cases))
+    if settings.overlap == "priority":
+        return LabelValues.by_priority(objects, counts, drawn)
     volumes_mm3 = [
         [case.reports[k].volume_mm3 for case in cases if case.reports[k].volume_mm3] or [0.0]
         for k in range(len(objects))
     ]
-    return LabelValues.of_combinations(
-        objects,
-        counts,
-        [float(np.median(of_cases)) for of_cases in volumes_mm3],
-        frozenset().union(*(case.drawn_combinations for case in cases)),
-    )
+    return LabelValues.of_combinations(objects, counts, [float(np.median(of_cases)) for of_cases in volumes_mm3], drawn)
 
 
-def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> bool:
-    """Put the dataset's values into the label map of a case; return whether any voxel is ignored."""
+def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> frozenset[int]:
+    """Put the dataset's values into the label map of a case; return those that occur."""
     path = label_path(building, case.name)
     labels = values.label_map(read_volume(path), case.statuses)
     write_volume(path, labels, case.grid)
-    return bool((labels == values.ignore).any())
+    return frozenset(np.unique(labels).tolist())
+
+
+def _check_supervised(
+    objects: Sequence[str],
+    cases: Sequence[_PreparedCase],
+    values: LabelValues,
+    occurring: frozenset[int],
+    settings: ConversionSettings,
+) -> None:
+    """Refuse objects that no label map shows, though their contours enclose something."""
+    shown = {k for value in occurring & {*range(1, values.ignore)} for k in values.combinations[value - 1]}
+    remedies = {
+        "priority": "Labels that are named before it cover it, or may: name it first, or pass --overlap regions.",
+        "regions": "Whether other labels are there too is nowhere known: draw them in the same cases, or say with "
+        "--annotated FILE where they are absent.",
+    }
+    remedy = remedies.get(settings.overlap, "")
+    if settings.contour_sigma_mm:
+        remedy = f"{remedy} Or pass a smaller --contour-sigma-mm.".strip()
+    if problems := [
+        f"Label '{name}': in all cases its contours enclose {volume_mm3 / 1000:.3g} ml, but no label map has a voxel "
+        f"of it. {remedy}"
+        for k, name in enumerate(objects)
+        if k not in shown and (volume_mm3 := sum(case.reports[k].volume_mm3 for case in cases))
+    ]:
+        raise InputError(problems)
 
 
 def _plan(

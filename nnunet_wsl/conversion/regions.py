@@ -1,14 +1,14 @@
-"""Label values for objects that overlap: nnU-Net's region-based labels.
+"""Label values for objects that overlap: nnU-Net's region-based labels, or the first of the objects around a voxel.
 
-Every combination of objects that occurs in the dataset gets a label value, and the region of an object is the list of
-values whose combination contains it.
+With regions every combination of objects that occurs in the dataset gets a label value, and the region of an object is
+the list of values whose combination contains it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,72 @@ Status = tuple[Combination, Combination]
 """The objects that a voxel lies inside of, and the others that are not known there."""
 
 
+@dataclass(frozen=True, eq=False)
+class Relations:
+    """How objects lie to each other, as far as voxels tell at which both of a pair are known.
+
+    Parameters
+    ----------
+    disjoint : ndarray of bool, shape (K, K)
+        Whether two objects never share a voxel.
+    within : ndarray of bool, shape (K, K)
+        Whether the first object never leaves the second.
+    """
+
+    disjoint: npt.NDArray[np.bool_]
+    within: npt.NDArray[np.bool_]
+
+    @classmethod
+    def apart(cls, num_objects: int) -> Relations:
+        """Return those of objects that never overlap."""
+        return cls(~np.eye(num_objects, dtype=np.bool_), np.zeros((num_objects, num_objects), np.bool_))
+
+    @classmethod
+    def of(cls, counts: Mapping[Status, int], num_objects: int) -> Relations:
+        """Learn them from the number of voxels of each status, in all cases.
+
+        A share below `RARE_SHARE` counts as never. Objects that are nowhere known together may lie to each other in any
+        way.
+        """
+        inside = np.zeros((len(counts), num_objects))
+        outside = np.ones((len(counts), num_objects))
+        for row, (around, unknown) in enumerate(counts):
+            inside[row, list(around)] = 1
+            outside[row, [*around, *unknown]] = 0
+        weighted = inside.T * np.array(list(counts.values()), np.float64)
+        both, first_only = weighted @ inside, weighted @ outside
+        known = both + first_only  # voxels of the first at which the second is known
+        disjoint = both < RARE_SHARE * np.minimum(known, known.T)
+        return cls(disjoint, first_only < RARE_SHARE * known)
+
+    def resolve(self, inside: Combination, unknown: Combination) -> Status:
+        """Tell of a voxel which of the unknown objects must be there, and which cannot be.
+
+        Parameters
+        ----------
+        inside, unknown : tuple of int
+            The objects around the voxel, and the others that are not known there.
+
+        Returns
+        -------
+        combination, combination
+            The same, with what follows.
+        """
+        around, open_ = set(inside), set(unknown)
+        outside = set(range(len(self.disjoint))) - around - open_
+        found = True
+        while found:
+            found = False
+            for k in sorted(open_):
+                present = self.within[list(around), k].any()
+                absent = self.disjoint[list(around), k].any() or self.within[k, list(outside)].any()
+                if present != absent:
+                    (around if present else outside).add(k)
+                    open_.remove(k)
+                    found = True
+        return tuple(sorted(around)), tuple(sorted(open_))
+
+
 @dataclass(frozen=True)
 class LabelValues:
     """What the values of a dataset's label maps mean.
@@ -44,21 +110,46 @@ class LabelValues:
         The objects from the outermost to the innermost, in which nnU-Net writes predicted regions over each other.
     written : tuple of int
         The value that is written for each object of ``order``.
-    rare : frozenset of tuple of int
-        The combinations that are not to be expected where an object is unknown, see `RARE_SHARE`.
+    relations : Relations
+        What is known of one object where another one is drawn or known.
+    noise : frozenset of tuple of int
+        Combinations that have no value: rare ones, see `RARE_SHARE`, that occur only where something is interpolated.
+    first_counts : bool
+        Whether a voxel gets the value of the first of its objects.
     """
 
     objects: tuple[str, ...]
     combinations: tuple[Combination, ...]
     order: tuple[int, ...]
     written: tuple[int, ...]
-    rare: frozenset[Combination] = frozenset()
+    relations: Relations
+    noise: frozenset[Combination] = frozenset()
+    first_counts: bool = False
 
     @classmethod
     def one_per_object(cls, objects: Sequence[str]) -> LabelValues:
         """Return the values of a dataset in which a voxel belongs to one object at most."""
         indices = tuple(range(len(objects)))
-        return cls(tuple(objects), tuple((k,) for k in indices), indices, tuple(k + 1 for k in indices))
+        relations = Relations.apart(len(objects))
+        return cls(tuple(objects), tuple((k,) for k in indices), indices, tuple(k + 1 for k in indices), relations)
+
+    @classmethod
+    def by_priority(
+        cls, objects: Sequence[str], counts: Mapping[Status, int], drawn: Collection[Combination]
+    ) -> LabelValues:
+        """Give a value to every object; a voxel inside several has that of the first one.
+
+        Parameters
+        ----------
+        objects, counts, drawn
+            As for `of_combinations`.
+        """
+        return replace(
+            cls.one_per_object(objects),
+            relations=Relations.of(counts, len(objects)),
+            noise=_rare(counts).difference(drawn),
+            first_counts=True,
+        )
 
     @classmethod
     def of_combinations(
@@ -88,16 +179,16 @@ class LabelValues:
         InputError
             If more combinations occur than label values exist, or objects are the same wherever they are known.
         """
+        relations = Relations.of(counts, len(objects))
+        noise = frozenset() if drawn is None else _rare(counts).difference(drawn)
         voxels: Counter[Combination] = Counter()
-        for (inside, unknown), count in counts.items():
-            if not unknown:
-                voxels[inside] += count
-        rare = _rare(voxels)
-        noise = frozenset() if drawn is None else rare.difference(drawn)
-        combinations = sorted(
-            _occurring([status for status in counts if status[0] not in noise], len(objects)),
-            key=lambda c: (len(c), c),
-        )
+        for status, count in counts.items():
+            combination, open_ = relations.resolve(*status)
+            if combination and not open_ and combination not in noise:
+                voxels[combination] += count
+        # An object that has no voxel still needs a value.
+        without = [(k,) for k in range(len(objects)) if not any(k in combination for combination in voxels)]
+        combinations = sorted([*voxels, *without], key=lambda c: (len(c), c))
         _check_number(combinations, MAX_VALUES)
         _check_different(objects, combinations)
         order = tuple(sorted(range(len(objects)), key=lambda k: (-volumes_mm3[k], k)))
@@ -108,7 +199,7 @@ class LabelValues:
             innermost = [c for c in combinations if k in c and not inner.intersection(c)]
             candidates = innermost or [c for c in combinations if k in c]
             written.append(combinations.index(max(candidates, key=lambda c: voxels[c])) + 1)
-        return cls(tuple(objects), tuple(combinations), order, tuple(written), rare)
+        return cls(tuple(objects), tuple(combinations), order, tuple(written), relations, noise)
 
     @property
     def ignore(self) -> int:
@@ -133,19 +224,21 @@ class LabelValues:
         return labels | ({"ignore": self.ignore} if has_ignore else {})
 
     def determined(self, inside: Combination, unknown: Combination) -> int:
-        """Return the value of a voxel: that of the one combination it can have, else ignore.
+        """Return the value of a voxel, ignore if it may have several.
 
         Parameters
         ----------
         inside, unknown : tuple of int
             The objects around the voxel, and the others that are not known there.
         """
-        possible = _possible(inside, unknown, [(), *self.combinations])
-        if len(possible) > 1:
-            possible = [c for c in possible if c not in self.rare] or possible
-        if len(possible) != 1:
+        combination, open_ = self.relations.resolve(inside, unknown)
+        if combination in self.noise:
             return self.ignore
-        (combination,) = possible
+        if self.first_counts and combination:
+            first = combination[0]
+            combination, open_ = (first,), tuple(k for k in open_ if k < first)
+        if open_:
+            return self.ignore
         return self.combinations.index(combination) + 1 if combination else 0
 
     def label_map(self, codes: npt.NDArray[np.uint16], statuses: Sequence[Status]) -> npt.NDArray[np.uint8]:
@@ -243,24 +336,12 @@ def _check_different(objects: Sequence[str], combinations: Sequence[Combination]
         raise InputError(problems)
 
 
-def _possible(drawn: Combination, unknown: Combination, combinations: Iterable[Combination]) -> list[Combination]:
-    """Return the combinations that contain what is drawn, and beyond that only what is not known."""
-    most = {*drawn, *unknown}
-    return [c for c in combinations if set(drawn) <= set(c) <= most]
-
-
-def _occurring(counts: Collection[Status], num_objects: int) -> set[Combination]:
-    """Return the combinations of voxels at which all objects are known, and what else the drawn objects need."""
-    occurring = {drawn for drawn, unknown in counts if drawn and not unknown}
-    unexplained = {drawn for drawn, unknown in counts if drawn and not _possible(drawn, unknown, occurring)}
-    occurring |= unexplained
-    # An object whose contours enclose no voxel centre still needs a value.
-    return occurring | {(k,) for k in range(num_objects) if not any(k in c for c in occurring)}
-
-
-def _rare(voxels: Mapping[Combination, int]) -> frozenset[Combination]:
+def _rare(counts: Mapping[Status, int]) -> frozenset[Combination]:
     """Return the rare ones of the combinations of voxels at which all objects are known."""
+    voxels: Counter[Combination] = Counter()
     of_object: Counter[int] = Counter()
-    for combination, count in voxels.items():
-        of_object.update(dict.fromkeys(combination, count))
+    for (combination, unknown), count in counts.items():
+        if not unknown:
+            voxels[combination] += count
+            of_object.update(dict.fromkeys(combination, count))
     return frozenset(c for c in voxels if c and voxels[c] < RARE_SHARE * min(of_object[k] for k in c))

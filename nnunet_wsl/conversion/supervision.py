@@ -37,7 +37,7 @@ class ObjectSupervision:
     known : CroppedMask
         Voxels of which it is known whether they are; of the same window. Without gaps it may be read-only.
     uncertain : CroppedMask or None
-        Voxels within the annotator's uncertainty of a contour.
+        Voxels within the annotator's uncertainty of a contour, whatever the others say of them.
     gaps : tuple of Gap
         Between slices that were interpolated.
     """
@@ -211,7 +211,7 @@ def supervise(
     between : {"ignore", "gated", "interpolate"}
         What the slices between known ones become.
     contour_sigma_mm : float
-        Uncertainty of the drawn contours' position: voxels this near to one, in its slice, are not known.
+        Uncertainty of the drawn contours' position: voxels this near to one, in its slice, are uncertain.
 
     Returns
     -------
@@ -233,7 +233,6 @@ def supervise(
     uncertain = None
     if contour_sigma_mm:
         uncertain = CroppedMask.of(_near_contours(placed, name, contour_sigma_mm), mask.window)
-        inside, known = (one.with_values(one.values & ~uncertain.values) for one in (inside, known))
     return ObjectSupervision(inside, known, uncertain, interpolation.gaps if interpolation else ()), interpolation
 
 
@@ -255,25 +254,6 @@ def exclude_conflicts(supervised: Sequence[ObjectSupervision], masks: Sequence[C
             here = conflict[mask.window] & one.inside.values & ~mask.values
             one.inside.values[here] = False
             one.known.values[here] = False
-
-
-def yield_to_drawn(supervised: Sequence[ObjectSupervision], masks: Sequence[CroppedMask]) -> None:
-    """Take interpolations back where other objects are drawn, whatever the priority; in place.
-
-    Parameters
-    ----------
-    supervised, masks
-        As for `exclude_conflicts`.
-    """
-    if not any(one.gaps for one in supervised):
-        return
-    drawn = np.zeros(tuple(masks[0].shape_zyx), np.bool_)
-    for mask in masks:
-        window, values = mask.where()
-        drawn[window] |= values
-    for one, mask in zip(supervised, masks, strict=True):
-        if one.gaps:
-            one.inside.values[drawn[mask.window] & ~mask.values] = False
 
 
 def _with_interpolation(

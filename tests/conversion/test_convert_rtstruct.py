@@ -544,14 +544,13 @@ def test_interpolated_objects_that_overlap(source, raw):
     ("overlap", "rois", "drawn", "beside"),
     [
         ("error", "AB", 2, 1),
-        ("priority", "AB", 2, 1),
         ("priority", "BA", 1, 2),
         # A is 1 and 2, B is 2: what is drawn of B says nothing about A
         ("regions", "AB", 2, 1),
     ],
 )
 def test_drawn_contours_win_over_interpolated_ones(source, raw, overlap, rois, drawn, beside):
-    """A on slices 0 and 4, interpolated between; B drawn there, within what is surely A."""
+    """A on slices 0 and 4, interpolated between; B drawn there, within what is surely A; named first, if that counts."""
     write_patient(
         source / "ann",
         rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}, "B": {key: [INNER_YX] for key in (1, 2, 3)}},
@@ -623,15 +622,83 @@ def test_an_image_of_one_slice(source, raw):
 
 
 def test_overlap_takes_the_first_label(source, raw):
-    write_patient(source / "ann", rois=TWO_ROIS)
+    """Of the 4 voxels of Inner, 2 are among the 30 of Outer."""
+    write_patient(source / "ann", rois={**TWO_ROIS, "Inner": {2: [INNER_YX], 3: [INNER_YX]}})
     settings = ConversionSettings(overlap="priority")
     convert_rtstruct(source, 501, "A", rois={"in": "Inner", "out": "Outer"}, settings=settings)
     convert_rtstruct(source, 502, "B", rois={"out": "Outer", "in": "Inner"}, settings=settings)
     a, b = (read(raw / name / "labelsTr" / "ann_rs.nii.gz") for name in ("Dataset501_A", "Dataset502_B"))
-    assert np.count_nonzero(a == 1) == 2
+    assert np.count_nonzero(a == 1) == 4
     assert np.count_nonzero(a == 2) == 30 - 2
     assert np.count_nonzero(b == 1) == 30
-    assert np.count_nonzero(b == 2) == 0
+    assert np.count_nonzero(b == 2) == 2
+
+
+def test_a_label_that_others_cover(source, raw):
+    write_patient(source / "ann", rois=TWO_ROIS)
+    problem = only_problem_of(
+        source, raw, rois={"out": "Outer", "in": "Inner"}, settings=ConversionSettings(overlap="priority")
+    )
+    assert re.match(r"Label 'in': in all cases its contours enclose 0\.00\d+ ml, but no label map has a voxel", problem)
+    assert problem.endswith("name it first, or pass --overlap regions.")
+    assert not list(raw.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("between", "inside", "around"), [("ignore", {3}, {3}), ("gated", {1, 3}, {2, 3}), ("interpolate", {1}, {2})]
+)
+def test_priority_where_the_first_object_is_not_drawn(source, raw, between, inside, around):
+    """Inner on every second slice, Outer around it on all: between, nobody has said that a voxel is not Inner."""
+    write_patient(
+        source / "ann",
+        rois={"Inner": {key: [INNER_YX] for key in (0, 2, 4)}, "Outer": {key: [RECTANGLE_YX] for key in range(5)}},
+        volume=np.full(SHAPE_ZYX, 7),
+    )
+    settings = ConversionSettings(overlap="priority", between=between)
+    target = convert_rtstruct(source, 501, "Test", rois={"in": "Inner", "out": "Outer"}, settings=settings)
+    labels = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert (labels[::2, 3, 4:6] == 1).all()
+    assert (labels[::2, 3, [3, 6, 7]] == 2).all()
+    assert set(labels[1::2, 3, 4:6].ravel()) <= inside
+    assert set(labels[1::2, [2, 4], COLUMNS].ravel()) <= around
+    assert (labels[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("overlap", ["error", "priority", "regions"])
+def test_objects_that_are_never_known_together(source, raw, overlap, caplog):
+    """Inner on even slices, Outer on odd ones."""
+    both = {"Inner": {key: [INNER_YX] for key in (0, 2, 4)}, "Outer": {key: [RECTANGLE_YX] for key in (1, 3)}}
+    write_patient(source / "ann", rois=both)
+    settings = ConversionSettings(overlap=overlap, between="ignore")
+    rois = {"in": "Inner", "out": "Outer"}
+    if overlap == "error":
+        convert_rtstruct(source, 501, "Test", rois=rois, settings=settings)
+        assert "is not known. 'in' and 'out'. --overlap error takes them not to." in caplog.text
+        return
+    problems = problems_of(source, raw, rois=rois, settings=settings)
+    named = {"priority": ["Label 'out'"], "regions": ["Label 'in'", "Label 'out'"]}
+    assert [problem.split(":")[0] for problem in problems] == named[overlap]
+
+
+def test_a_narrow_overlap_of_uncertain_contours(source, raw):
+    """Left and Right share two columns, all of them near a contour: ignored, but not taken for one of them."""
+    left_yx, right_yx = RECTANGLE_YX, RECTANGLE_YX + np.array([0, 3])
+    write_patient(source / "ann", rois={"Left": {2: [left_yx]}, "Right": {2: [right_yx]}})
+    labels = {}
+    for sigma_mm in (0.0, 0.6):
+        settings = ConversionSettings(overlap="regions", contour_sigma_mm=sigma_mm, annotated="all", sigma_mm=(2.0,))
+        target = convert_rtstruct(
+            source, 501, "Test", rois={"L": "Left", "R": "Right"}, settings=settings, overwrite=True
+        )
+        content = json.loads((target / "dataset.json").read_text())
+        assert content["labels"]["L"] == [1, 3]
+        assert content["labels"]["R"] == [2, 3]
+        labels[sigma_mm] = read(target / "labelsTr" / "ann_rs.nii.gz")
+    exact, uncertain = labels.values()
+    assert (exact == 3).sum() > 0
+    assert (uncertain[exact == 3] == 4).all()
+    assert ((uncertain == exact) | (uncertain == 4)).all()
+    assert {0, 1, 2, 4} <= set(uncertain.ravel().tolist())
 
 
 def test_overlap_as_regions(source, raw):

@@ -107,14 +107,52 @@ def test_rounding_where_borders_touch_leaves_other_voxels_determined(beyond, det
 
 
 def test_an_object_that_is_only_drawn_where_others_are_unknown():
-    """B is unknown everywhere, so whether A lies in it is unknown too, but no combination of both occurs."""
+    """B is unknown everywhere, so whether A lies in it, or B in A, is unknown too."""
     masks = np.zeros((2, *SHAPE), bool)
     masks[0, 1, 2, 3] = True
     values, labels = values_of(masks, np.array([[K] * 5, [U] * 5]))
     assert values.combinations == ((0,), (1,))
-    assert labels[1, 2, 3] == 1
-    assert np.count_nonzero(labels == 3) == labels.size - 1
+    assert (labels == 3).all()
     assert not values.has_regions
+
+
+def test_objects_that_are_never_known_together_may_overlap():
+    """A is drawn on even slices, B around it on odd ones: in A nothing is known of B, in B nothing of A."""
+    masks = np.zeros((2, *SHAPE), bool)
+    masks[A, ::2, 2, 3] = masks[B, 1::2, 1:4, 2:5] = True
+    known = np.array([[K, U, K, U, K], [U, K, U, K, U]])
+    _, labels = values_of(masks, known)
+    assert (labels == 3).all()
+    first, labels = prioritised(masks, known)
+    assert (labels[::2, 2, 3] == 1).all()  # whatever B is there
+    assert np.count_nonzero(labels != first.ignore) == 3
+
+
+def prioritised(masks, known):
+    codes, statuses = combine(cropped(masks), voxelwise(known, masks))
+    names = ["A", "B", "C"][: len(masks)]
+    values = LabelValues.by_priority(names, count_statuses(codes, statuses), drawn=set())
+    return values, values.label_map(codes, statuses)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        # A first. In B, A unknown: A or B; outside B there is no A; in A, B unknown: A all the same.
+        ((A, B), [[1, 2, 0], [3, 3, 0], [1, 3, 3], [3, 3, 3]]),
+        # B first. In A, B unknown: always in B too.
+        ((B, A), [[1, 1, 0], [1, 1, 0], [1, 3, 3], [3, 3, 3]]),
+    ],
+)
+def test_the_first_object_counts(order, expected):
+    """A in B, at voxel 0; voxel 1 in B, voxel 2 in neither. On slice 1 A is unknown, on 2 B, on 3 both."""
+    masks = np.zeros((2, 4, 7, 11), bool)
+    masks[A, :, 2, 0] = masks[B, :, 2, :2] = True
+    known = np.array([[K, U, K, U], [K, K, U, U]])
+    masks &= known[:, :, None, None]
+    values, labels = prioritised(masks[list(order)], known[list(order)])
+    assert labels[:, 2, :3].tolist() == expected
+    assert values.dataset_labels(has_ignore=True) == {"background": 0, "A": 1, "B": 2, "ignore": 3}
 
 
 @pytest.mark.parametrize("other", [[], [((2,), ())], [((0, 1, 2), ())]])
@@ -196,9 +234,33 @@ def test_labels_never_contradict_the_annotation(case):
 
 @given(masks_and_knowledge)
 def test_without_overlap_the_labels_are_the_plain_ones(case):
+    """But where the objects might overlap, for all that is known."""
     masks, known = case
     masks[1] &= ~masks[0]
     masks[2] &= ~masks[0] & ~masks[1]
-    values, labels = values_of(masks, known)
-    assert values.combinations == ((0,), (1,), (2,))
-    np.testing.assert_array_equal(labels, label_map(cropped(masks), voxelwise(known, masks)))
+    plain = label_map(cropped(masks), voxelwise(known, masks))
+    for values, labels in (values_of(masks, known), prioritised(masks, known)):
+        assert values.combinations == ((0,), (1,), (2,))
+        assert ((labels == plain) | (labels == values.ignore)).all()
+        if known.all():
+            np.testing.assert_array_equal(labels, plain)
+
+
+@given(masks_and_knowledge)
+def test_no_label_is_wrong_if_some_case_shows_how_objects_lie_to_each_other(case):
+    """Slices 2 and 3 are slices 0 and 1 again, where all is known."""
+    masks, known = case
+    truth = np.concatenate([masks, masks], axis=1)
+    known = np.concatenate([known, np.ones_like(known)], axis=1)
+    drawn = truth & known[:, :, None, None]
+    values, labels = prioritised(drawn, known)
+    firsts = np.where(truth.any(axis=0), truth.argmax(axis=0) + 1, 0)
+    assert ((labels == firsts) | (labels == values.ignore)).all()
+    try:
+        values, labels = values_of(drawn, known)
+    except InputError:
+        return  # objects that are the same
+    for voxel in np.argwhere(labels != values.ignore):
+        members = tuple(np.flatnonzero(truth[(slice(None), *voxel)]).tolist())
+        label = labels[tuple(voxel)]
+        assert (values.combinations[label - 1] if label else ()) == members
