@@ -550,7 +550,7 @@ def test_interpolated_objects_that_overlap(source, raw):
     ],
 )
 def test_drawn_contours_win_over_interpolated_ones(source, raw, overlap, rois, drawn, beside):
-    """A on slices 0 and 4, interpolated between; B drawn there, within what is surely A; named first, if that counts."""
+    """A on slices 0 and 4, interpolated between; B drawn there, in what is surely A; named first, if that counts."""
     write_patient(
         source / "ann",
         rois={"A": {key: [RECTANGLE_YX] for key in (0, 4)}, "B": {key: [INNER_YX] for key in (1, 2, 3)}},
