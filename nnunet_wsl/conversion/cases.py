@@ -416,7 +416,7 @@ def _prepare(
     ]
     placed = _within_image(placed, voxels, masks)
     if settings.missing == "error":
-        _check_left(case.name, content.contours, placed)
+        _check_left(case.name, content.contours, placed, settings)
     if settings.overlap == "error":
         _check_overlap(case.name, placed.objects, masks, grid)
     drawn = [drawn_slices(placed, name) for name in placed.objects]
@@ -603,12 +603,16 @@ def _within_image(
     return replace(placed, contours=tuple(contour for contour in placed.contours if contour.object in seen))
 
 
-def _check_left(case: str, contours: ContourSet, placed: PlacedContours) -> None:
+def _check_left(case: str, contours: ContourSet, placed: PlacedContours, settings: ConversionSettings) -> None:
+    remedy = "Draw it, say with --missing whether it is absent or unknown, or remove the case."
     if problems := [
         f"Case '{case}': none of the {len(contours.of(name))} contours of label '{name}' is left: they have no extent, "
-        "or lie outside the image. Draw it, say with --missing whether it is absent or unknown, or remove the case."
+        f"or lie outside the image. {remedy}"
+        if contours.of(name)
+        else f"Case '{case}' has no contour of label '{name}'. {remedy}"
         for name in contours.objects
-        if contours.of(name) and not placed.of(name) and name not in contours.annotated
+        # A source that knows where an object is drawn knows whether it is there.
+        if not placed.of(name) and not (settings.annotated == "auto" and name in contours.annotated)
     ]:
         raise InputError(problems)
 

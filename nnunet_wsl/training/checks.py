@@ -11,9 +11,12 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.training.checkpoints import read_checkpoint
 from nnunet_wsl.training.trainer import RelevanceSupervision
+
+_NUM_FOLDS = 5
+"""That nnU-Net makes if there are none."""
 
 
 def check_training(
@@ -50,9 +53,9 @@ def check_training(
         trainer_class = None
     try:
         folder = _planned_folder(dataset)
-        dataset_json = _check_plans(folder, dataset, configuration, plans_identifier)
+        dataset_json, data = _check_plans(folder, dataset, configuration, plans_identifier)
         if fold != "all":
-            _check_splits(folder / "splits_final.json")
+            _check_splits(folder / "splits_final.json", data)
     except InputError as error:
         problems += error.problems
     else:
@@ -98,8 +101,8 @@ def _planned_folder(dataset: str) -> Path:
     return folder
 
 
-def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifier: str) -> dict[str, Any]:
-    """Return the content of the dataset's ``dataset.json``, if it was planned and preprocessed."""
+def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifier: str) -> tuple[dict[str, Any], Path]:
+    """Return the content of a dataset's ``dataset.json`` and the folder of its cases, if it was preprocessed."""
     remedy = f"Run: nnUNetv2_plan_and_preprocess -d {dataset}"
     dataset_json: dict[str, Any] = _read_json(folder / "dataset.json", remedy)
     path = folder / f"{plans_identifier}.json"
@@ -117,12 +120,18 @@ def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifie
             f"Dataset {folder.name} was planned, but not preprocessed for {configuration}: there is no {data}. Run: "
             f"nnUNetv2_preprocess -d {dataset} -plans_name {plans_identifier} -c {configuration}"
         )
-    return dataset_json
+    return dataset_json, data
 
 
-def _check_splits(path: Path) -> None:
-    """Check that nnU-Net's folds, if they are made already, are folds."""
+def _check_splits(path: Path, data: Path) -> None:
+    """Check that nnU-Net's folds are folds, or that it can make its own."""
     if not path.exists():
+        num_cases = sum(1 for _ in data.glob("*.pkl"))
+        if num_cases < _NUM_FOLDS:
+            raise InputError(
+                f"{data} has {counted(num_cases, 'case')}: too few for nnU-Net's {_NUM_FOLDS} folds. Train fold all, "
+                f"or write folds of your own to {path}."
+            )
         return
     remedy = "Correct it, or remove it: nnU-Net then makes its own."
     folds = _read_json(path, remedy)

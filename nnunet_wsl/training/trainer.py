@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -323,6 +324,12 @@ def _open_case(dataset: Any, case: str) -> tuple[Any, ...]:
     try:
         opened: tuple[Any, ...] = dataset.load_case(case)
     except Exception as error:  # nnU-Net's datasets pass on whatever their libraries raise
+        stage = dataset.folder_with_segs_from_previous_stage
+        if stage is not None and not any(Path(stage).glob(f"{escape(case)}.*")):
+            raise InputError(
+                f"Case '{case}' has no segmentation of the previous stage in '{stage}'. Train the other folds of that "
+                "stage first: each predicts the cases that it validates on."
+            ) from error
         raise InputError(
             f"Case '{case}' cannot be read from '{dataset.source_folder}' ({described(error)}). Preprocess again, or "
             "take it out of splits_final.json."

@@ -92,6 +92,24 @@ def test_a_rule_replaces_what_the_simulation_knows(source, raw):
     np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
 
 
+def test_an_object_that_a_case_lacks(source, raw):
+    """The rule auto knows by the mask that it is absent; by another rule nothing tells."""
+    labels = LABELS.copy()
+    labels[labels == 2] = 1
+    write_volume(source / "labelsTr" / "bob.nii.gz", labels, grid())
+    for rule in ("all", "contoured"):
+        with pytest.raises(InputError) as caught:
+            convert(source, settings=ConversionSettings(annotated=rule))
+        assert caught.value.problems == (
+            "Case 'bob' has no contour of label 'tumour'. Draw it, say with --missing whether it is absent or unknown, "
+            "or remove the case.",
+        )
+    target = convert(source, settings=ConversionSettings(annotated="all", missing="absent"))
+    np.testing.assert_array_equal(read(target / "labelsTr" / "bob.nii.gz"), labels)
+    target = convert(source, overwrite=True)
+    np.testing.assert_array_equal(read(target / "labelsTr" / "bob.nii.gz"), labels)
+
+
 def test_regions_overlap(source, raw):
     describe(source, {"background": 0, "all": [1, 2], "tumour": 2})
     with pytest.raises(InputError, match="'all' and 'tumour' overlap"):

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.checks import check_training
+from nnunet_wsl.training.trainer import _open_case
 
 GOOD = {
     "dataset": "801",
@@ -74,6 +76,18 @@ def test_folds_that_are_none(preprocessed, content):
     check_training(**GOOD | {"fold": "all"})  # for which nnU-Net does not read it
 
 
+def test_too_few_cases_for_nnunets_folds(preprocessed):
+    for path in (
+        preprocessed / "splits_final.json",
+        *sorted((preprocessed / "nnUNetPlans_3d_fullres").glob("*.pkl"))[4:],
+    ):
+        path.unlink(missing_ok=True)
+    (problem,) = problems_of()
+    number = len(list((preprocessed / "nnUNetPlans_3d_fullres").glob("*.pkl")))
+    assert f" has {number} cases: too few for nnU-Net's 5 folds. Train fold all" in problem
+    check_training(**GOOD | {"fold": "all"})
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -134,3 +148,11 @@ def test_trainer_of_the_users_own_with_relevance_passes(preprocessed, tmp_path, 
     )
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
     check_training(**GOOD | {"trainer": "OwnTrainer"})
+
+
+def test_a_case_that_the_previous_stage_has_not_predicted(preprocessed, tmp_path):
+    data = str(preprocessed / "nnUNetPlans_3d_fullres")
+    dataset = infer_dataset_class(data)(data, folder_with_segs_from_previous_stage=str(tmp_path))
+    case = dataset.identifiers[0]
+    with pytest.raises(InputError, match=rf"'{case}' has no segmentation of the previous stage .* the other folds"):
+        _open_case(dataset, case)
