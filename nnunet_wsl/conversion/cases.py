@@ -44,7 +44,15 @@ from nnunet_wsl.conversion.dataset import (
     write_volume,
 )
 from nnunet_wsl.conversion.objects import Missing
-from nnunet_wsl.conversion.regions import Combination, LabelValues, Status, combine, count_statuses
+from nnunet_wsl.conversion.regions import (
+    Combination,
+    LabelValues,
+    Relations,
+    Status,
+    combine,
+    count_pairs,
+    count_statuses,
+)
 from nnunet_wsl.conversion.report import (
     CaseSketch,
     ObjectReport,
@@ -57,6 +65,7 @@ from nnunet_wsl.conversion.supervision import (
     ObjectSupervision,
     RelevanceSource,
     exclude_conflicts,
+    known_on,
     supervise,
     supervision_window,
 )
@@ -191,8 +200,8 @@ class _PreparedCase:
     """What the first pass learns about a case; its image, labels and sources of the relevance are on disk.
 
     Where objects may overlap, the label map on disk holds indices into ``statuses`` until all cases are read. Otherwise
-    ``labels`` are the values in it. ``known_where_drawn`` tells, of two objects, whether the second is known on a slice
-    on which the first is drawn.
+    ``labels`` are the values in it. ``drawn_combinations`` and ``pair_counts`` are of what is drawn, not interpolated.
+    ``known_where_drawn`` tells, of two objects, whether the second is known on a slice on which the first is drawn.
     """
 
     name: str
@@ -202,6 +211,7 @@ class _PreparedCase:
     statuses: tuple[Status, ...]
     voxel_counts: Counter[Status]
     drawn_combinations: frozenset[Combination]
+    pair_counts: npt.NDArray[np.int64]
     labels: frozenset[int]
     known_where_drawn: npt.NDArray[np.bool_]
     needs_confidence: bool
@@ -442,7 +452,9 @@ def _prepare(
             source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
     gaps = [gap for one in supervised for gap in one.gaps]
-    voxel_counts, drawn_combinations = _combinations(labels, statuses, gaps)
+    apart = _apart(drawn, known_slices)
+    drawn_combinations, pair_counts = _drawn_together(labels, statuses, supervised, masks, knowledge, apart)
+    voxel_counts = count_statuses(labels, statuses) if statuses else Counter[Status]()
     if settings.contour_sigma_mm:
         # How objects lie to each other is told by the contours as they are; only then what is near to one is ignored.
         if statuses:
@@ -473,7 +485,8 @@ def _prepare(
         voxel_counts=voxel_counts,
         drawn_combinations=drawn_combinations,
         labels=frozenset() if statuses else frozenset(np.unique(labels).tolist()),
-        known_where_drawn=np.array([known_slices[:, slices].any(axis=1) for slices in drawn]),
+        pair_counts=pair_counts,
+        known_where_drawn=np.array([known_slices[:, slices].any(axis=1) for slices in drawn]) & ~apart,
         # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
         needs_confidence=bool(
             (known_slices != known_slices[0]).any()
@@ -532,16 +545,36 @@ def _ignore_uncertain(labels: npt.NDArray[Any], supervised: Sequence[ObjectSuper
             labels[window][uncertain] = ignored
 
 
-def _combinations(
-    codes: npt.NDArray[Any], statuses: Sequence[Status], gaps: Sequence[Gap]
-) -> tuple[Counter[Status], frozenset[Combination]]:
-    """Count the statuses of a case, and tell the combinations of objects on the slices that no object has a gap on."""
+def _apart(drawn: Sequence[npt.NDArray[np.integer]], known_slices: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Tell, of two objects, whether both are on some slices, but are known together on others only.
+
+    That one is not where the other one is says nothing then of how they lie to each other.
+    """
+    extents = np.zeros(known_slices.shape, np.int64)
+    for extent, slices in zip(extents, drawn, strict=True):
+        if len(slices):
+            extent[slices[0] : slices[-1] + 1] = 1
+    known = extents * known_slices
+    return np.asarray((extents @ extents.T > 0) & (known @ known.T == 0))
+
+
+def _drawn_together(
+    codes: npt.NDArray[Any],
+    statuses: Sequence[Status],
+    supervised: Sequence[ObjectSupervision],
+    masks: Sequence[CroppedMask],
+    knowledge: Sequence[SliceKnowledge],
+    apart: npt.NDArray[np.bool_],
+) -> tuple[frozenset[Combination], npt.NDArray[np.int64]]:
+    """Tell which combinations of objects contours show, and count the voxels of pairs; without what is interpolated."""
     if not statuses:
-        return Counter(), frozenset()
-    drawn = np.ones(len(codes), np.bool_)
-    for gap in gaps:
-        drawn[gap.first + 1 : gap.last] = False
-    return count_statuses(codes, statuses), frozenset(statuses[code][0] for code in np.unique(codes[drawn]))
+        return frozenset(), np.zeros((2, *apart.shape), np.int64)
+    if any(one.gaps for one in supervised):
+        codes, statuses = combine(
+            masks, [known_on(one.known, mask) for one, mask in zip(knowledge, masks, strict=True)]
+        )
+    counts = count_statuses(codes, statuses)
+    return frozenset(inside for inside, _ in counts), count_pairs(counts, len(masks)) * ~apart
 
 
 def _sketches(case: str, placed: PlacedContours, gaps: Sequence[Gap]) -> tuple[CaseSketch, ...]:
@@ -647,7 +680,7 @@ def _log_never_together(objects: Sequence[str], cases: Sequence[_PreparedCase], 
     if pairs:
         _LOG.warning(
             "Nothing tells whether these labels overlap: where one is drawn, the other one is not known. %s. %s Draw "
-            "both in a case, or say with --annotated FILE where one is absent.",
+            "both in a case, or say with --annotated FILE where each is absent.",
             ", ".join(pairs[:_MOST_PAIRS]) + (f" and {len(pairs) - _MOST_PAIRS} more" * (len(pairs) > _MOST_PAIRS)),
             {
                 "error": "--overlap error takes them not to.",
@@ -659,15 +692,24 @@ def _log_never_together(objects: Sequence[str], cases: Sequence[_PreparedCase], 
 
 def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase], settings: ConversionSettings) -> LabelValues:
     """Choose the label values for the overlaps of all cases."""
-    counts = sum((case.voxel_counts for case in cases), Counter[Status]())
+    relations = Relations.of(np.sum([case.pair_counts for case in cases], axis=0))
     drawn = frozenset[Combination]().union(*(case.drawn_combinations for case in cases))
     if settings.overlap == "priority":
-        return LabelValues.by_priority(objects, counts, drawn)
+        return LabelValues.by_priority(objects, relations, drawn)
+    counts = sum((case.voxel_counts for case in cases), Counter[Status]())
     volumes_mm3 = [
-        [case.reports[k].volume_mm3 for case in cases if case.reports[k].volume_mm3] or [0.0]
+        # As if all slices from the first to the last were drawn: objects may be drawn on every slice or on few.
+        [
+            report.volume_mm3 * (report.last_slice - report.first_slice + 1) / report.drawn_slices
+            for report in (case.reports[k] for case in cases)
+            if report.volume_mm3
+        ]
+        or [0.0]
         for k in range(len(objects))
     ]
-    return LabelValues.of_combinations(objects, counts, [float(np.median(of_cases)) for of_cases in volumes_mm3], drawn)
+    return LabelValues.of_combinations(
+        objects, relations, drawn, counts, [float(np.median(of_cases)) for of_cases in volumes_mm3]
+    )
 
 
 def _write_labels(case: _PreparedCase, building: Path, values: LabelValues) -> frozenset[int]:
@@ -688,9 +730,10 @@ def _check_supervised(
     """Refuse objects that no label map shows, though their contours enclose something."""
     shown = {k for value in occurring & {*range(1, values.ignore)} for k in values.combinations[value - 1]}
     remedies = {
-        "priority": "Labels that are named before it cover it, or may: name it first, or pass --overlap regions.",
+        "priority": "Labels that are named before it cover it, or are not known where it is drawn. Name it first, or "
+        "pass --overlap regions; if they are never known together, draw both in a case.",
         "regions": "Whether other labels are there too is nowhere known: draw them in the same cases, or say with "
-        "--annotated FILE where they are absent.",
+        "--annotated FILE where each is absent.",
     }
     remedy = remedies.get(settings.overlap, "")
     if settings.contour_sigma_mm:

@@ -17,8 +17,8 @@ from nnunet_wsl.conversion.cropped import CroppedMask
 from nnunet_wsl.errors import InputError
 
 RARE_SHARE = 0.01
-"""A combination with a smaller share of the voxels of the smallest of its objects is rare: it comes from rounding where
-borders touch, not from how the objects lie."""
+"""A smaller share of an object's voxels counts as none: it comes from rounding where borders touch, not from how the
+objects lie."""
 
 MAX_VALUES = 254
 """Labels are one byte: background, these, ignore."""
@@ -51,22 +51,22 @@ class Relations:
         return cls(~np.eye(num_objects, dtype=np.bool_), np.zeros((num_objects, num_objects), np.bool_))
 
     @classmethod
-    def of(cls, counts: Mapping[Status, int], num_objects: int) -> Relations:
-        """Learn them from the number of voxels of each status, in all cases.
+    def of(cls, pairs: npt.NDArray[np.int64]) -> Relations:
+        """Learn them from the number of voxels of pairs, see :func:`count_pairs`.
 
         A share below `RARE_SHARE` counts as never. Objects that are nowhere known together may lie to each other in any
         way.
         """
-        inside = np.zeros((len(counts), num_objects))
-        outside = np.ones((len(counts), num_objects))
-        for row, (around, unknown) in enumerate(counts):
-            inside[row, list(around)] = 1
-            outside[row, [*around, *unknown]] = 0
-        weighted = inside.T * np.array(list(counts.values()), np.float64)
-        both, first_only = weighted @ inside, weighted @ outside
+        both, first_only = pairs
         known = both + first_only  # voxels of the first at which the second is known
         disjoint = both < RARE_SHARE * np.minimum(known, known.T)
         return cls(disjoint, first_only < RARE_SHARE * known)
+
+    def allow(self, combination: Combination, unknown: Combination) -> bool:
+        """Tell whether a voxel may be in these objects, and in no other one but the unknown."""
+        inside = list(combination)
+        outside = sorted(set(range(len(self.disjoint))).difference(inside, unknown))
+        return not (self.disjoint[np.ix_(inside, inside)].any() or self.within[np.ix_(inside, outside)].any())
 
     def resolve(self, inside: Combination, unknown: Combination) -> Status:
         """Tell of a voxel which of the unknown objects must be there, and which cannot be.
@@ -112,8 +112,8 @@ class LabelValues:
         The value that is written for each object of ``order``.
     relations : Relations
         What is known of one object where another one is drawn or known.
-    noise : frozenset of tuple of int
-        Combinations that have no value: rare ones, see `RARE_SHARE`, that occur only where something is interpolated.
+    drawn : frozenset of tuple of int
+        The combinations that contours show. Others that contradict the relations are noise of the interpolation.
     first_counts : bool
         Whether a voxel gets the value of the first of its objects.
     """
@@ -123,7 +123,7 @@ class LabelValues:
     order: tuple[int, ...]
     written: tuple[int, ...]
     relations: Relations
-    noise: frozenset[Combination] = frozenset()
+    drawn: frozenset[Combination] = frozenset()
     first_counts: bool = False
 
     @classmethod
@@ -134,30 +134,24 @@ class LabelValues:
         return cls(tuple(objects), tuple((k,) for k in indices), indices, tuple(k + 1 for k in indices), relations)
 
     @classmethod
-    def by_priority(
-        cls, objects: Sequence[str], counts: Mapping[Status, int], drawn: Collection[Combination]
-    ) -> LabelValues:
+    def by_priority(cls, objects: Sequence[str], relations: Relations, drawn: Collection[Combination]) -> LabelValues:
         """Give a value to every object; a voxel inside several has that of the first one.
 
         Parameters
         ----------
-        objects, counts, drawn
+        objects, relations, drawn
             As for `of_combinations`.
         """
-        return replace(
-            cls.one_per_object(objects),
-            relations=Relations.of(counts, len(objects)),
-            noise=_rare(counts).difference(drawn),
-            first_counts=True,
-        )
+        return replace(cls.one_per_object(objects), relations=relations, drawn=frozenset(drawn), first_counts=True)
 
     @classmethod
     def of_combinations(
         cls,
         objects: Sequence[str],
+        relations: Relations,
+        drawn: Collection[Combination],
         counts: Mapping[Status, int],
         volumes_mm3: Sequence[float],
-        drawn: Collection[Combination] | None = None,
     ) -> LabelValues:
         """Give a value to every combination that occurs.
 
@@ -165,33 +159,32 @@ class LabelValues:
         ----------
         objects : sequence of str
             Names of the objects.
+        relations : Relations
+            How they lie to each other.
+        drawn : collection of combination
+            The combinations that contours show.
         counts : mapping of (combination, combination) to int
             Number of voxels of all cases by the objects that they lie inside of and those not known there, see
             :func:`count_statuses`.
         volumes_mm3 : sequence of float
-            Typical volume of each object; the larger is the outer one.
-        drawn : collection of combination, optional
-            The combinations that occur where nothing is interpolated; others have no value if they are rare, see
-            `RARE_SHARE`. By default all are drawn.
+            Typical volume of each object; the larger is the outer one, unless it lies within the smaller.
 
         Raises
         ------
         InputError
             If more combinations occur than label values exist, or objects are the same wherever they are known.
         """
-        relations = Relations.of(counts, len(objects))
-        noise = frozenset() if drawn is None else _rare(counts).difference(drawn)
         voxels: Counter[Combination] = Counter()
         for status, count in counts.items():
             combination, open_ = relations.resolve(*status)
-            if combination and not open_ and combination not in noise:
+            if combination and not open_ and (combination in drawn or relations.allow(combination, ())):
                 voxels[combination] += count
         # An object that has no voxel still needs a value.
         without = [(k,) for k in range(len(objects)) if not any(k in combination for combination in voxels)]
         combinations = sorted([*voxels, *without], key=lambda c: (len(c), c))
         _check_number(combinations, MAX_VALUES)
         _check_different(objects, combinations)
-        order = tuple(sorted(range(len(objects)), key=lambda k: (-volumes_mm3[k], k)))
+        order = _from_outside(relations, volumes_mm3)
         written = []
         for place, k in enumerate(order):
             # Of a voxel whose value stays, no object further inside has been predicted.
@@ -199,7 +192,7 @@ class LabelValues:
             innermost = [c for c in combinations if k in c and not inner.intersection(c)]
             candidates = innermost or [c for c in combinations if k in c]
             written.append(combinations.index(max(candidates, key=lambda c: voxels[c])) + 1)
-        return cls(tuple(objects), tuple(combinations), order, tuple(written), relations, noise)
+        return cls(tuple(objects), tuple(combinations), order, tuple(written), relations, frozenset(drawn))
 
     @property
     def ignore(self) -> int:
@@ -232,7 +225,7 @@ class LabelValues:
             The objects around the voxel, and the others that are not known there.
         """
         combination, open_ = self.relations.resolve(inside, unknown)
-        if combination in self.noise:
+        if combination not in self.drawn and not self.relations.allow(combination, open_):
             return self.ignore
         if self.first_counts and combination:
             first = combination[0]
@@ -298,7 +291,11 @@ def combine(
             for code in present:
                 around, unknown = statuses[code]
                 statuses.append(((*around, k), unknown) if is_inside else (around, (*unknown, k)))
-            _check_number(statuses, np.iinfo(codes.dtype).max)
+            if len(statuses) > np.iinfo(codes.dtype).max:
+                raise InputError(
+                    f"The objects overlap, or are unknown, in {len(statuses)} combinations; expected at most "
+                    f"{np.iinfo(codes.dtype).max}. Select fewer ROIs."
+                )
     return codes, tuple(statuses)
 
 
@@ -312,6 +309,30 @@ def count_statuses(codes: npt.NDArray[np.uint16], statuses: Sequence[Status]) ->
     """
     counts = np.bincount(codes.ravel(), minlength=len(statuses)).tolist()
     return Counter({status: count for status, count in zip(statuses, counts, strict=True) if count})
+
+
+def count_pairs(counts: Mapping[Status, int], num_objects: int) -> npt.NDArray[np.int64]:
+    """Count the voxels of one case, for each pair of objects, that are inside the first while the second is known.
+
+    Parameters
+    ----------
+    counts : mapping of (combination, combination) to int
+        Number of voxels by status, see :func:`count_statuses`.
+    num_objects : int
+        K.
+
+    Returns
+    -------
+    ndarray of int64, shape (2, K, K)
+        Those that are inside the second too, and those that are not.
+    """
+    inside = np.zeros((len(counts), num_objects), np.int64)
+    outside = np.ones((len(counts), num_objects), np.int64)
+    for row, (around, unknown) in enumerate(counts):
+        inside[row, list(around)] = 1
+        outside[row, [*around, *unknown]] = 0
+    weighted = inside.T * np.array(list(counts.values()), np.int64)
+    return np.stack([weighted @ inside, weighted @ outside])
 
 
 def _check_number(combinations: Sequence[object], most: int) -> None:
@@ -336,12 +357,12 @@ def _check_different(objects: Sequence[str], combinations: Sequence[Combination]
         raise InputError(problems)
 
 
-def _rare(counts: Mapping[Status, int]) -> frozenset[Combination]:
-    """Return the rare ones of the combinations of voxels at which all objects are known."""
-    voxels: Counter[Combination] = Counter()
-    of_object: Counter[int] = Counter()
-    for (combination, unknown), count in counts.items():
-        if not unknown:
-            voxels[combination] += count
-            of_object.update(dict.fromkeys(combination, count))
-    return frozenset(c for c in voxels if c and voxels[c] < RARE_SHARE * min(of_object[k] for k in c))
+def _from_outside(relations: Relations, volumes_mm3: Sequence[float]) -> tuple[int, ...]:
+    """Return the objects from the outermost to the innermost: those around an object before it, larger ones first."""
+    within = relations.within & ~relations.within.T
+    left, order = set(range(len(volumes_mm3))), []
+    while left:
+        outer = [k for k in left if not within[k, list(left)].any()] or list(left)
+        order.append(min(outer, key=lambda k: (-volumes_mm3[k], k)))
+        left.remove(order[-1])
+    return tuple(order)

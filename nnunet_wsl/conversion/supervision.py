@@ -184,6 +184,12 @@ def supervision_window(placed: PlacedContours, name: str, contour_sigma_mm: floa
     return window_around(placed, name, max(MARGIN_VOX, uncertain_vox))
 
 
+def known_on(slices: npt.NDArray[np.bool_], mask: CroppedMask) -> CroppedMask:
+    """Return the voxels of whole slices, in the window of a mask; read-only."""
+    values = np.broadcast_to(slices[:, None, None], mask.values.shape)
+    return CroppedMask(values, mask.window, slices, mask.shape_zyx)
+
+
 def supervise(
     placed: PlacedContours,
     name: str,
@@ -221,8 +227,7 @@ def supervise(
         Of the slices between, in the window; None if there are none to interpolate.
     """
     inside = mask
-    on_slices = np.broadcast_to(knowledge.known[:, None, None], mask.values.shape)
-    known = CroppedMask(on_slices, mask.window, knowledge.known, mask.shape_zyx)
+    known = known_on(knowledge.known, mask)
     interpolation = None
     if between != "ignore":
         spacing_mm_zyx = tuple(placed.grid.spacing_mm_zyx)

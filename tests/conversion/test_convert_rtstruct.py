@@ -640,7 +640,7 @@ def test_a_label_that_others_cover(source, raw):
         source, raw, rois={"out": "Outer", "in": "Inner"}, settings=ConversionSettings(overlap="priority")
     )
     assert re.match(r"Label 'in': in all cases its contours enclose 0\.00\d+ ml, but no label map has a voxel", problem)
-    assert problem.endswith("name it first, or pass --overlap regions.")
+    assert "Name it first, or pass --overlap regions" in problem
     assert not list(raw.iterdir())
 
 
@@ -678,6 +678,52 @@ def test_objects_that_are_never_known_together(source, raw, overlap, caplog):
     problems = problems_of(source, raw, rois=rois, settings=settings)
     named = {"priority": ["Label 'out'"], "regions": ["Label 'in'", "Label 'out'"]}
     assert [problem.split(":")[0] for problem in problems] == named[overlap]
+
+
+@pytest.mark.parametrize("between", ["gated", "interpolate"])
+@pytest.mark.parametrize("overlap", ["priority", "regions"])
+def test_interpolation_says_nothing_of_how_objects_lie_to_each_other(source, raw, overlap, between):
+    """Left is wide on slices 0 and 4; Right, beside it, bulges into its place between. Where both are drawn, apart."""
+    wide, bulge = RECTANGLE_YX, np.array([(1.5, 5.5), (1.5, 9.5), (4.5, 9.5), (4.5, 5.5)])
+    rois = {
+        "Left": {key: [wide] for key in (0, 4)},
+        "Right": {key: [BESIDE_YX if key in (0, 4) else bulge] for key in range(5)},
+    }
+    write_patient(source / "ann", rois=rois, volume=np.full(SHAPE_ZYX, 7))
+    settings = ConversionSettings(overlap=overlap, between=between)
+    target = convert_rtstruct(source, 501, "Test", rois={"L": "Left", "R": "Right"}, settings=settings)
+    content = json.loads((target / "dataset.json").read_text())["labels"]
+    assert all(isinstance(value, int) for value in content.values())
+    labels = read(target / "labelsTr" / "ann_rs.nii.gz")
+    assert (labels[1:4, ROWS, 8:10] == content["R"]).all()
+    assert set(labels[1:4, ROWS, 6:8].ravel()) <= {content["R"], content["ignore"]}
+
+
+def test_slices_where_one_object_has_ended_do_not_tell_that_they_are_apart(source, raw, caplog):
+    """Where both A and B are, one is drawn on even slices, the other on odd ones: known together beyond that only."""
+    rois = {
+        "A": {key: [RECTANGLE_YX] for key in (0, 2, 4, 6)},
+        "B": {key: [RECTANGLE_YX] for key in (3, 5, 7, 9)},
+    }
+    write_patient(source / "ann", rois=rois, volume=np.full((12, *SHAPE_ZYX[1:]), 7))
+    settings = ConversionSettings(overlap="priority", between="ignore")
+    target = convert_rtstruct(source, 501, "Test", rois={"A": "A", "B": "B"}, settings=settings)
+    inside = read(target / "labelsTr" / "ann_rs.nii.gz")[:, ROWS, COLUMNS]
+    for k, label in enumerate([1, 3, 1, 3, 1, 3, 1, 3, 3, 2, 3, 0]):
+        assert (inside[k] == label).all(), k
+    assert "Nothing tells whether these labels overlap" in caplog.text
+
+
+def test_an_inner_object_that_is_drawn_more_often(source, raw):
+    """The contours of Inner enclose more slices than those of Outer, which it lies in wherever both are known."""
+    inner_yx = np.array([(1.5, 3.5), (1.5, 7.5), (4.5, 7.5), (4.5, 3.5)])
+    rois = {"Inner": {key: [inner_yx] for key in range(5)}, "Outer": {key: [RECTANGLE_YX] for key in (0, 2, 4)}}
+    write_patient(source / "ann", rois=rois)
+    settings = ConversionSettings(overlap="regions", between="ignore")
+    target = convert_rtstruct(source, 501, "Test", rois={"in": "Inner", "out": "Outer"}, settings=settings)
+    content = json.loads((target / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "out": [1, 2], "in": 2, "ignore": 3}
+    assert content["regions_class_order"] == [1, 2]
 
 
 def test_a_narrow_overlap_of_uncertain_contours(source, raw):

@@ -11,7 +11,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_wsl.conversion.annotation import label_map
 from nnunet_wsl.conversion.cropped import CroppedMask
-from nnunet_wsl.conversion.regions import LabelValues, combine, count_statuses
+from nnunet_wsl.conversion.regions import LabelValues, Relations, combine, count_pairs, count_statuses
 from nnunet_wsl.errors import InputError
 
 K, U = True, False
@@ -34,10 +34,17 @@ def truth_table():
 
 def values_of(masks, known, volumes_mm3=(10, 100, 50)):
     codes, statuses = combine(cropped(masks), voxelwise(known, masks))
-    values = LabelValues.of_combinations(
-        ["A", "B", "C"][: len(masks)], count_statuses(codes, statuses), volumes_mm3[: len(masks)]
-    )
+    values = values_of_counts(count_statuses(codes, statuses), volumes_mm3[: len(masks)])
     return values, values.label_map(codes, statuses)
+
+
+def values_of_counts(counts, volumes_mm3, *, names="ABCDEFGH", interpolated=None):
+    """The values where all is drawn, or all but some voxels that are interpolated."""
+    num_objects = len(volumes_mm3)
+    relations = Relations.of(count_pairs(counts, num_objects))
+    drawn = {inside for inside, _ in counts}
+    everything = counts + (interpolated or Counter())
+    return LabelValues.of_combinations(list(names[:num_objects]), relations, drawn, everything, volumes_mm3)
 
 
 def voxelwise(known, masks):
@@ -130,8 +137,9 @@ def test_objects_that_are_never_known_together_may_overlap():
 
 def prioritised(masks, known):
     codes, statuses = combine(cropped(masks), voxelwise(known, masks))
-    names = ["A", "B", "C"][: len(masks)]
-    values = LabelValues.by_priority(names, count_statuses(codes, statuses), drawn=set())
+    counts = count_statuses(codes, statuses)
+    relations = Relations.of(count_pairs(counts, len(masks)))
+    values = LabelValues.by_priority(["A", "B", "C"][: len(masks)], relations, {inside for inside, _ in counts})
     return values, values.label_map(codes, statuses)
 
 
@@ -159,38 +167,56 @@ def test_the_first_object_counts(order, expected):
 def test_objects_that_are_the_same(other):
     """nnU-Net would take the labels {a: 1, b: 1} for one object, with C apart as much as without it."""
     counts = Counter({((), ()): 500, ((0, 1), ()): 20, ((0,), (1,)): 5, **dict.fromkeys(other, 10)})
-    names = ["a", "b", "c"][: 3 if other else 2]
-    with pytest.raises(InputError, match=r"^Labels 'a' and 'b' are the same: .* Leave one of them out"):
-        LabelValues.of_combinations(names, counts, [1.0] * len(names))
+    with pytest.raises(InputError, match=r"^Labels 'A' and 'B' are the same: .* Leave one of them out"):
+        values_of_counts(counts, [1.0] * (3 if other else 2))
 
 
 def test_all_objects_that_are_the_same_are_named_together():
     counts = Counter({((0, 1, 3), ()): 20, ((2, 4), ()): 10})
     with pytest.raises(InputError) as caught:
-        LabelValues.of_combinations(["a", "b", "c", "d", "e"], counts, [1.0] * 5)
+        values_of_counts(counts, [1.0] * 5)
     assert [problem.split(" are the same")[0] for problem in caught.value.problems] == [
-        "Labels 'a' and 'b' and 'd'",
-        "Labels 'c' and 'e'",
+        "Labels 'A' and 'B' and 'D'",
+        "Labels 'C' and 'E'",
     ]
 
 
 def test_more_combinations_than_values():
-    objects = [str(k) for k in range(8)]
     counts = Counter({(tuple(k for k in range(8) if code >> k & 1), ()): 1 for code in range(1, 256)})
     with pytest.raises(InputError, match=r"overlap in 255 combinations; expected at most 254.*--overlap priority"):
-        LabelValues.of_combinations(objects, counts, [1.0] * 8)
+        values_of_counts(counts, [1.0] * 8)
 
 
-def test_a_rare_combination_that_was_never_drawn_is_noise_of_the_interpolation():
-    """B without A is drawn, A in B too; three voxels of A that stick out of B were only ever interpolated."""
-    counts = Counter({((), ()): 5000, ((B,), ()): 900, ((A, B), ()): 400, ((A,), ()): 3, ((A,), (B,)): 50})
-    values = LabelValues.of_combinations(["A", "B"], counts, [10, 100], drawn={(), (B,), (A, B)})
-    assert values.combinations == ((B,), (A, B))
+def test_what_contradicts_the_contours_is_noise_of_the_interpolation():
+    """Drawn A lies in B, and drawn C apart from both. Interpolated A sticks out of B, by however much, or meets C."""
+    counts = Counter({((), ()): 5000, ((B,), ()): 900, ((A, B), ()): 400, ((C,), ()): 70})
+    interpolated = Counter({((A,), ()): 300, ((A,), (B,)): 50, ((B, C), ()): 30, ((B, C), (A,)): 5})
+    values = values_of_counts(counts, [10, 100, 50], interpolated=interpolated)
+    assert values.combinations == ((B,), (C,), (A, B))
     assert values.determined((A,), ()) == values.ignore
-    assert values.determined((A,), (B,)) == 2
-    assert LabelValues.of_combinations(["A", "B"], counts, [10, 100]).combinations == ((A,), (B,), (A, B))
-    often = counts | Counter({((A,), ()): 200})
-    assert LabelValues.of_combinations(["A", "B"], often, [10, 100], drawn={(B,)}).combinations[0] == (A,)
+    assert values.determined((B, C), ()) == values.ignore
+    assert values.determined((B, C), (A,)) == values.ignore
+    assert values.determined((A,), (B,)) == 3
+    first = LabelValues.by_priority(["C", "B"], Relations.of(count_pairs({((0,), ()): 70, ((1,), ()): 900}, 2)), [])
+    assert first.determined((0, 1), ()) == first.ignore
+
+
+def test_a_rare_combination_that_is_drawn_counts():
+    counts = Counter({((), ()): 5000, ((A,), ()): 900, ((B,), ()): 900, ((A, B), ()): 3})
+    values = values_of_counts(counts, [90, 100])
+    assert values.combinations == ((A,), (B,), (A, B))
+    assert values.determined((A,), (B,)) == 1  # hardly ever both
+    first = LabelValues.by_priority(["A", "B"], values.relations, {(A, B)})
+    assert first.determined((A, B), ()) == 1
+
+
+def test_what_lies_inside_is_written_last():
+    """By its volume the inner object would be the outer one: the other one was drawn on few slices, say."""
+    counts = Counter({((), ()): 5000, ((B,), ()): 500, ((A, B), ()): 400})
+    values = values_of_counts(counts, [100, 10])
+    assert values.order == (B, A)
+    assert values.written == (1, 2)
+    assert values.dataset_labels(has_ignore=False) == {"background": 0, "B": [1, 2], "A": 2}
 
 
 masks_and_knowledge = st.tuples(
