@@ -45,7 +45,6 @@ from nnunet_wsl.conversion.dataset import (
 )
 from nnunet_wsl.conversion.objects import Missing
 from nnunet_wsl.conversion.regions import (
-    Combination,
     LabelValues,
     Relations,
     Status,
@@ -200,7 +199,7 @@ class _PreparedCase:
     """What the first pass learns about a case; its image, labels and sources of the relevance are on disk.
 
     Where objects may overlap, the label map on disk holds indices into ``statuses`` until all cases are read. Otherwise
-    ``labels`` are the values in it. ``drawn_combinations`` and ``pair_counts`` are of what is drawn, not interpolated.
+    ``labels`` are the values in it. ``pair_counts`` are of what is drawn, not interpolated.
     ``known_where_drawn`` tells, of two objects, whether the second is known on a slice on which the first is drawn.
     """
 
@@ -210,7 +209,6 @@ class _PreparedCase:
     sketches: tuple[CaseSketch, ...]
     statuses: tuple[Status, ...]
     voxel_counts: Counter[Status]
-    drawn_combinations: frozenset[Combination]
     pair_counts: npt.NDArray[np.int64]
     labels: frozenset[int]
     known_where_drawn: npt.NDArray[np.bool_]
@@ -453,12 +451,12 @@ def _prepare(
     labels, statuses = _label_codes(supervised, masks, settings)
     gaps = [gap for one in supervised for gap in one.gaps]
     apart = _apart(drawn, known_slices)
-    drawn_combinations, pair_counts = _drawn_together(labels, statuses, supervised, masks, knowledge, apart)
+    pair_counts = _count_drawn_pairs(labels, statuses, supervised, masks, knowledge) * ~apart
     voxel_counts = count_statuses(labels, statuses) if statuses else Counter[Status]()
     if settings.contour_sigma_mm:
         # How objects lie to each other is told by the contours as they are; only then what is near to one is ignored.
         if statuses:
-            statuses = (*statuses, ((), tuple(range(len(supervised)))))
+            statuses = (*statuses, Status((), tuple(range(len(supervised)))))
         _ignore_uncertain(labels, supervised, len(statuses) - 1 if statuses else len(supervised) + 1)
     for channel, volume in enumerate(image):
         write_volume(image_path(building, case.name, channel), volume, grid)
@@ -483,7 +481,6 @@ def _prepare(
         sketches=_sketches(case.name, placed, gaps),
         statuses=statuses,
         voxel_counts=voxel_counts,
-        drawn_combinations=drawn_combinations,
         labels=frozenset() if statuses else frozenset(np.unique(labels).tolist()),
         pair_counts=pair_counts,
         known_where_drawn=np.array([known_slices[:, slices].any(axis=1) for slices in drawn]) & ~apart,
@@ -534,7 +531,7 @@ def _label_codes(
     if settings.overlap == "error":
         exclude_conflicts(supervised, masks)
     inside, known = [one.inside for one in supervised], [one.known for one in supervised]
-    return (label_map(inside, known), ()) if settings.overlap == "error" else combine(inside, known)
+    return (label_map(inside, known), ()) if settings.overlap == "error" else combine(inside, known, masks)
 
 
 def _ignore_uncertain(labels: npt.NDArray[Any], supervised: Sequence[ObjectSupervision], ignored: int) -> None:
@@ -558,23 +555,21 @@ def _apart(drawn: Sequence[npt.NDArray[np.integer]], known_slices: npt.NDArray[n
     return np.asarray((extents @ extents.T > 0) & (known @ known.T == 0))
 
 
-def _drawn_together(
+def _count_drawn_pairs(
     codes: npt.NDArray[Any],
     statuses: Sequence[Status],
     supervised: Sequence[ObjectSupervision],
     masks: Sequence[CroppedMask],
     knowledge: Sequence[SliceKnowledge],
-    apart: npt.NDArray[np.bool_],
-) -> tuple[frozenset[Combination], npt.NDArray[np.int64]]:
-    """Tell which combinations of objects contours show, and count the voxels of pairs; without what is interpolated."""
+) -> npt.NDArray[np.int64]:
+    """Count the voxels of pairs of objects, as :func:`count_pairs` does, without what is interpolated."""
     if not statuses:
-        return frozenset(), np.zeros((2, *apart.shape), np.int64)
+        return np.zeros((2, len(masks), len(masks)), np.int64)
     if any(one.gaps for one in supervised):
         codes, statuses = combine(
             masks, [known_on(one.known, mask) for one, mask in zip(knowledge, masks, strict=True)]
         )
-    counts = count_statuses(codes, statuses)
-    return frozenset(inside for inside, _ in counts), count_pairs(counts, len(masks)) * ~apart
+    return count_pairs(count_statuses(codes, statuses), len(masks))
 
 
 def _sketches(case: str, placed: PlacedContours, gaps: Sequence[Gap]) -> tuple[CaseSketch, ...]:
@@ -693,9 +688,8 @@ def _log_never_together(objects: Sequence[str], cases: Sequence[_PreparedCase], 
 def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase], settings: ConversionSettings) -> LabelValues:
     """Choose the label values for the overlaps of all cases."""
     relations = Relations.of(np.sum([case.pair_counts for case in cases], axis=0))
-    drawn = frozenset[Combination]().union(*(case.drawn_combinations for case in cases))
     if settings.overlap == "priority":
-        return LabelValues.by_priority(objects, relations, drawn)
+        return LabelValues.by_priority(objects, relations)
     counts = sum((case.voxel_counts for case in cases), Counter[Status]())
     volumes_mm3 = [
         # As if all slices from the first to the last were drawn: objects may be drawn on every slice or on few.
@@ -708,7 +702,7 @@ def _plan_values(objects: Sequence[str], cases: Sequence[_PreparedCase], setting
         for k in range(len(objects))
     ]
     return LabelValues.of_combinations(
-        objects, relations, drawn, counts, [float(np.median(of_cases)) for of_cases in volumes_mm3]
+        objects, relations, counts, [float(np.median(of_cases)) for of_cases in volumes_mm3]
     )
 
 

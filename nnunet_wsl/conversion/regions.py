@@ -7,8 +7,9 @@ the list of values whose combination contains it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,23 @@ MAX_VALUES = 254
 Combination = tuple[int, ...]
 """Indices of objects, ascending, from 0."""
 
-Status = tuple[Combination, Combination]
-"""The objects that a voxel lies inside of, and the others that are not known there."""
+
+class Status(NamedTuple):
+    """What is known of a voxel.
+
+    Parameters
+    ----------
+    inside : tuple of int
+        The objects that it is drawn inside of.
+    unknown : tuple of int
+        The objects that are not known there.
+    interpolated : tuple of int
+        The objects that it lies inside of by interpolation alone.
+    """
+
+    inside: Combination
+    unknown: Combination
+    interpolated: Combination = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +84,18 @@ class Relations:
         outside = sorted(set(range(len(self.disjoint))).difference(inside, unknown))
         return not (self.disjoint[np.ix_(inside, inside)].any() or self.within[np.ix_(inside, outside)].any())
 
-    def resolve(self, inside: Combination, unknown: Combination) -> Status:
-        """Tell of a voxel which of the unknown objects must be there, and which cannot be.
+    def resolve(self, status: Status) -> tuple[Combination, Combination]:
+        """Tell which objects a voxel is in, and which it may be in, with what follows from these relations.
 
-        Parameters
-        ----------
-        inside, unknown : tuple of int
-            The objects around the voxel, and the others that are not known there.
-
-        Returns
-        -------
-        combination, combination
-            The same, with what follows.
+        What is interpolated counts if the relations allow it beside what is drawn; else it is unknown.
         """
-        around, open_ = set(inside), set(unknown)
+        with_interpolated = self._follow({*status.inside, *status.interpolated}, set(status.unknown))
+        if not status.interpolated or self.allow(*with_interpolated):
+            return with_interpolated
+        return self._follow(set(status.inside), {*status.unknown, *status.interpolated})
+
+    def _follow(self, around: set[int], open_: set[int]) -> tuple[Combination, Combination]:
+        """Take unknown objects for present or absent where that follows; sets are used up."""
         outside = set(range(len(self.disjoint))) - around - open_
         found = True
         while found:
@@ -112,8 +126,6 @@ class LabelValues:
         The value that is written for each object of ``order``.
     relations : Relations
         What is known of one object where another one is drawn or known.
-    drawn : frozenset of tuple of int
-        The combinations that contours show. Others that contradict the relations are noise of the interpolation.
     first_counts : bool
         Whether a voxel gets the value of the first of its objects.
     """
@@ -123,7 +135,6 @@ class LabelValues:
     order: tuple[int, ...]
     written: tuple[int, ...]
     relations: Relations
-    drawn: frozenset[Combination] = frozenset()
     first_counts: bool = False
 
     @classmethod
@@ -134,22 +145,21 @@ class LabelValues:
         return cls(tuple(objects), tuple((k,) for k in indices), indices, tuple(k + 1 for k in indices), relations)
 
     @classmethod
-    def by_priority(cls, objects: Sequence[str], relations: Relations, drawn: Collection[Combination]) -> LabelValues:
+    def by_priority(cls, objects: Sequence[str], relations: Relations) -> LabelValues:
         """Give a value to every object; a voxel inside several has that of the first one.
 
         Parameters
         ----------
-        objects, relations, drawn
+        objects, relations
             As for `of_combinations`.
         """
-        return replace(cls.one_per_object(objects), relations=relations, drawn=frozenset(drawn), first_counts=True)
+        return replace(cls.one_per_object(objects), relations=relations, first_counts=True)
 
     @classmethod
     def of_combinations(
         cls,
         objects: Sequence[str],
         relations: Relations,
-        drawn: Collection[Combination],
         counts: Mapping[Status, int],
         volumes_mm3: Sequence[float],
     ) -> LabelValues:
@@ -161,11 +171,8 @@ class LabelValues:
             Names of the objects.
         relations : Relations
             How they lie to each other.
-        drawn : collection of combination
-            The combinations that contours show.
-        counts : mapping of (combination, combination) to int
-            Number of voxels of all cases by the objects that they lie inside of and those not known there, see
-            :func:`count_statuses`.
+        counts : mapping of Status to int
+            Number of voxels of all cases by status, see :func:`count_statuses`.
         volumes_mm3 : sequence of float
             Typical volume of each object; the larger is the outer one, unless it lies within the smaller.
 
@@ -176,8 +183,8 @@ class LabelValues:
         """
         voxels: Counter[Combination] = Counter()
         for status, count in counts.items():
-            combination, open_ = relations.resolve(*status)
-            if combination and not open_ and (combination in drawn or relations.allow(combination, ())):
+            combination, open_ = relations.resolve(status)
+            if combination and not open_:
                 voxels[combination] += count
         # An object that has no voxel still needs a value.
         without = [(k,) for k in range(len(objects)) if not any(k in combination for combination in voxels)]
@@ -192,7 +199,7 @@ class LabelValues:
             innermost = [c for c in combinations if k in c and not inner.intersection(c)]
             candidates = innermost or [c for c in combinations if k in c]
             written.append(combinations.index(max(candidates, key=lambda c: voxels[c])) + 1)
-        return cls(tuple(objects), tuple(combinations), order, tuple(written), relations, frozenset(drawn))
+        return cls(tuple(objects), tuple(combinations), order, tuple(written), relations)
 
     @property
     def ignore(self) -> int:
@@ -216,17 +223,9 @@ class LabelValues:
             labels[self.objects[k]] = values if len(values) > 1 else values[0]
         return labels | ({"ignore": self.ignore} if has_ignore else {})
 
-    def determined(self, inside: Combination, unknown: Combination) -> int:
-        """Return the value of a voxel, ignore if it may have several.
-
-        Parameters
-        ----------
-        inside, unknown : tuple of int
-            The objects around the voxel, and the others that are not known there.
-        """
-        combination, open_ = self.relations.resolve(inside, unknown)
-        if combination not in self.drawn and not self.relations.allow(combination, open_):
-            return self.ignore
+    def determined(self, status: Status) -> int:
+        """Return the value of a voxel, ignore if it may have several."""
+        combination, open_ = self.relations.resolve(status)
         if self.first_counts and combination:
             first = combination[0]
             combination, open_ = (first,), tuple(k for k in open_ if k < first)
@@ -241,7 +240,7 @@ class LabelValues:
         ----------
         codes : ndarray of uint16, shape (z, y, x)
             Index into ``statuses`` of each voxel.
-        statuses : sequence of (combination, combination)
+        statuses : sequence of Status
             Of this case, see :func:`combine`.
 
         Returns
@@ -250,14 +249,14 @@ class LabelValues:
         """
         values = np.zeros(len(statuses), np.uint8)
         for code in np.unique(codes):
-            values[code] = self.determined(*statuses[code])
+            values[code] = self.determined(statuses[code])
         return np.asarray(values[codes])
 
 
 def combine(
-    inside: Sequence[CroppedMask], known: Sequence[CroppedMask]
+    inside: Sequence[CroppedMask], known: Sequence[CroppedMask], drawn: Sequence[CroppedMask] | None = None
 ) -> tuple[npt.NDArray[np.uint16], tuple[Status, ...]]:
-    """Tell of every voxel the objects that it lies inside of, and the others that are not known there.
+    """Tell the status of every voxel.
 
     Parameters
     ----------
@@ -265,13 +264,16 @@ def combine(
         One per object.
     known : sequence of K CroppedMask
         Where each object is known; of the same windows.
+    drawn : sequence of K CroppedMask, optional
+        Which voxels of `inside` are inside contours, the others being interpolated; of the same windows. All of them by
+        default.
 
     Returns
     -------
     ndarray of uint16, shape (z, y, x)
         Index into the statuses.
-    tuple of (combination, combination)
-        The objects around a voxel, and the others that are not known there; not all of them need occur.
+    tuple of Status
+        Not all of them need occur.
 
     Raises
     ------
@@ -279,18 +281,22 @@ def combine(
         If there are more than two bytes can count.
     """
     codes = np.zeros(tuple(inside[0].shape_zyx), np.uint16)
-    statuses: list[Status] = [((), ())]
+    statuses = [Status((), ())]
     for k, (of_object, known_there) in enumerate(zip(inside, known, strict=True)):
-        for is_inside, there in ((True, of_object), (False, ~(of_object | known_there))):
+        parts = {"inside": of_object, "unknown": ~(of_object | known_there)}
+        if drawn is not None:
+            parts["inside"] = drawn[k]
+            parts["interpolated"] = of_object.with_values(of_object.values & ~drawn[k].values)
+        for kind, there in parts.items():
             window, where = there.where()
             before = codes[window][where]
             present = np.unique(before)
             joined = np.zeros(len(statuses), np.uint16)
             joined[present] = np.arange(len(statuses), len(statuses) + len(present))
             codes[window][where] = joined[before]
-            for code in present:
-                around, unknown = statuses[code]
-                statuses.append(((*around, k), unknown) if is_inside else (around, (*unknown, k)))
+            statuses += [
+                statuses[code]._replace(**{kind: (*getattr(statuses[code], kind), k)}) for code in present.tolist()
+            ]
             if len(statuses) > np.iinfo(codes.dtype).max:
                 raise InputError(
                     f"The objects overlap, or are unknown, in {len(statuses)} combinations; expected at most "
@@ -316,8 +322,8 @@ def count_pairs(counts: Mapping[Status, int], num_objects: int) -> npt.NDArray[n
 
     Parameters
     ----------
-    counts : mapping of (combination, combination) to int
-        Number of voxels by status, see :func:`count_statuses`.
+    counts : mapping of Status to int
+        Number of voxels by status, see :func:`count_statuses`, none of them interpolated.
     num_objects : int
         K.
 
@@ -328,9 +334,9 @@ def count_pairs(counts: Mapping[Status, int], num_objects: int) -> npt.NDArray[n
     """
     inside = np.zeros((len(counts), num_objects), np.int64)
     outside = np.ones((len(counts), num_objects), np.int64)
-    for row, (around, unknown) in enumerate(counts):
-        inside[row, list(around)] = 1
-        outside[row, [*around, *unknown]] = 0
+    for row, status in enumerate(counts):
+        inside[row, list(status.inside)] = 1
+        outside[row, [*status.inside, *status.unknown]] = 0
     weighted = inside.T * np.array(list(counts.values()), np.int64)
     return np.stack([weighted @ inside, weighted @ outside])
 

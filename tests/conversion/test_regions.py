@@ -11,7 +11,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_wsl.conversion.annotation import label_map
 from nnunet_wsl.conversion.cropped import CroppedMask
-from nnunet_wsl.conversion.regions import LabelValues, Relations, combine, count_pairs, count_statuses
+from nnunet_wsl.conversion.regions import LabelValues, Relations, Status, combine, count_pairs, count_statuses
 from nnunet_wsl.errors import InputError
 
 K, U = True, False
@@ -42,9 +42,13 @@ def values_of_counts(counts, volumes_mm3, *, names="ABCDEFGH", interpolated=None
     """The values where all is drawn, or all but some voxels that are interpolated."""
     num_objects = len(volumes_mm3)
     relations = Relations.of(count_pairs(counts, num_objects))
-    drawn = {inside for inside, _ in counts}
     everything = counts + (interpolated or Counter())
-    return LabelValues.of_combinations(list(names[:num_objects]), relations, drawn, everything, volumes_mm3)
+    return LabelValues.of_combinations(list(names[:num_objects]), relations, everything, volumes_mm3)
+
+
+def counted(numbers):
+    """Counts of voxels by (inside, unknown)."""
+    return Counter({Status(*status): number for status, number in numbers.items()})
 
 
 def voxelwise(known, masks):
@@ -139,7 +143,7 @@ def prioritised(masks, known):
     codes, statuses = combine(cropped(masks), voxelwise(known, masks))
     counts = count_statuses(codes, statuses)
     relations = Relations.of(count_pairs(counts, len(masks)))
-    values = LabelValues.by_priority(["A", "B", "C"][: len(masks)], relations, {inside for inside, _ in counts})
+    values = LabelValues.by_priority(["A", "B", "C"][: len(masks)], relations)
     return values, values.label_map(codes, statuses)
 
 
@@ -166,13 +170,13 @@ def test_the_first_object_counts(order, expected):
 @pytest.mark.parametrize("other", [[], [((2,), ())], [((0, 1, 2), ())]])
 def test_objects_that_are_the_same(other):
     """nnU-Net would take the labels {a: 1, b: 1} for one object, with C apart as much as without it."""
-    counts = Counter({((), ()): 500, ((0, 1), ()): 20, ((0,), (1,)): 5, **dict.fromkeys(other, 10)})
+    counts = counted({((), ()): 500, ((0, 1), ()): 20, ((0,), (1,)): 5, **dict.fromkeys(other, 10)})
     with pytest.raises(InputError, match=r"^Labels 'A' and 'B' are the same: .* Leave one of them out"):
         values_of_counts(counts, [1.0] * (3 if other else 2))
 
 
 def test_all_objects_that_are_the_same_are_named_together():
-    counts = Counter({((0, 1, 3), ()): 20, ((2, 4), ()): 10})
+    counts = counted({((0, 1, 3), ()): 20, ((2, 4), ()): 10})
     with pytest.raises(InputError) as caught:
         values_of_counts(counts, [1.0] * 5)
     assert [problem.split(" are the same")[0] for problem in caught.value.problems] == [
@@ -182,37 +186,43 @@ def test_all_objects_that_are_the_same_are_named_together():
 
 
 def test_more_combinations_than_values():
-    counts = Counter({(tuple(k for k in range(8) if code >> k & 1), ()): 1 for code in range(1, 256)})
+    counts = counted({(tuple(k for k in range(8) if code >> k & 1), ()): 1 for code in range(1, 256)})
     with pytest.raises(InputError, match=r"overlap in 255 combinations; expected at most 254.*--overlap priority"):
         values_of_counts(counts, [1.0] * 8)
 
 
-def test_what_contradicts_the_contours_is_noise_of_the_interpolation():
+def test_an_interpolation_that_contradicts_the_contours_does_not_count():
     """Drawn A lies in B, and drawn C apart from both. Interpolated A sticks out of B, by however much, or meets C."""
-    counts = Counter({((), ()): 5000, ((B,), ()): 900, ((A, B), ()): 400, ((C,), ()): 70})
-    interpolated = Counter({((A,), ()): 300, ((A,), (B,)): 50, ((B, C), ()): 30, ((B, C), (A,)): 5})
+    counts = counted({((), ()): 5000, ((B,), ()): 900, ((A, B), ()): 400, ((C,), ()): 70})
+    alone, in_unknown = Status((), (), (A,)), Status((), (B,), (A,))
+    in_b, in_c, c_in_b = Status((B,), (), (A,)), Status((C,), (), (A,)), Status((B,), (), (C,))
+    interpolated = Counter({alone: 300, in_unknown: 50, in_b: 70, in_c: 30, c_in_b: 30})
     values = values_of_counts(counts, [10, 100, 50], interpolated=interpolated)
     assert values.combinations == ((B,), (C,), (A, B))
-    assert values.determined((A,), ()) == values.ignore
-    assert values.determined((B, C), ()) == values.ignore
-    assert values.determined((B, C), (A,)) == values.ignore
-    assert values.determined((A,), (B,)) == 3
-    first = LabelValues.by_priority(["C", "B"], Relations.of(count_pairs({((0,), ()): 70, ((1,), ()): 900}, 2)), [])
-    assert first.determined((0, 1), ()) == first.ignore
+    assert [values.determined(one) for one in (alone, in_unknown, in_b, in_c, c_in_b)] == [0, 3, 3, 2, 1]
+    first = LabelValues.by_priority(["A", "B", "C"], values.relations)
+    assert [first.determined(one) for one in (alone, in_unknown, in_b, in_c, c_in_b)] == [0, 1, 1, 3, 2]
+
+
+def test_two_interpolations_that_contradict_each_other_are_unknown():
+    values = values_of_counts(counted({((), ()): 5000, ((A,), ()): 900, ((B,), ()): 900}), [90, 100])
+    assert values.determined(Status((), (), (A, B))) == values.ignore
 
 
 def test_a_rare_combination_that_is_drawn_counts():
-    counts = Counter({((), ()): 5000, ((A,), ()): 900, ((B,), ()): 900, ((A, B), ()): 3})
+    counts = counted({((), ()): 5000, ((A,), ()): 900, ((B,), ()): 900, ((A, B), ()): 3})
     values = values_of_counts(counts, [90, 100])
     assert values.combinations == ((A,), (B,), (A, B))
-    assert values.determined((A,), (B,)) == 1  # hardly ever both
-    first = LabelValues.by_priority(["A", "B"], values.relations, {(A, B)})
-    assert first.determined((A, B), ()) == 1
+    assert values.determined(Status((A,), (B,))) == 1  # hardly ever both
+    assert values.determined(Status((B,), (), (A,))) == 2  # drawn
+    first = LabelValues.by_priority(["A", "B"], values.relations)
+    assert first.determined(Status((A, B), ())) == 1
+    assert first.determined(Status((B,), (), (A,))) == 2
 
 
 def test_what_lies_inside_is_written_last():
     """By its volume the inner object would be the outer one: the other one was drawn on few slices, say."""
-    counts = Counter({((), ()): 5000, ((B,), ()): 500, ((A, B), ()): 400})
+    counts = counted({((), ()): 5000, ((B,), ()): 500, ((A, B), ()): 400})
     values = values_of_counts(counts, [100, 10])
     assert values.order == (B, A)
     assert values.written == (1, 2)
@@ -233,6 +243,7 @@ def test_every_voxel_has_its_status(case):
         assert statuses[codes[voxel]] == (
             tuple(k for k in range(3) if masks[(k, *voxel)]),
             tuple(k for k in range(3) if not masks[(k, *voxel)] and not known[k, voxel[0]]),
+            (),
         )
     counts = count_statuses(codes, statuses)
     assert all(counts[status] == np.count_nonzero(codes == code) for code, status in enumerate(statuses))
