@@ -450,8 +450,8 @@ def _prepare(
             source.save(_source_path(building, case.name, k))
     labels, statuses = _label_codes(supervised, masks, settings)
     gaps = [gap for one in supervised for gap in one.gaps]
-    apart = _apart(drawn, known_slices)
-    pair_counts = _count_drawn_pairs(labels, statuses, supervised, masks, knowledge) * ~apart
+    biased = _biased(drawn, known_slices)
+    pair_counts = _count_drawn_pairs(labels, statuses, supervised, masks, knowledge) * ~biased
     voxel_counts = count_statuses(labels, statuses) if statuses else Counter[Status]()
     if settings.contour_sigma_mm:
         # How objects lie to each other is told by the contours as they are; only then what is near to one is ignored.
@@ -483,7 +483,7 @@ def _prepare(
         voxel_counts=voxel_counts,
         labels=frozenset() if statuses else frozenset(np.unique(labels).tolist()),
         pair_counts=pair_counts,
-        known_where_drawn=np.array([known_slices[:, slices].any(axis=1) for slices in drawn]) & ~apart,
+        known_where_drawn=np.array([known_slices[:, slices].any(axis=1) for slices in drawn]) & ~biased,
         # Otherwise the label map tells: all objects are known where it is not ignore, and none where it is.
         needs_confidence=bool(
             (known_slices != known_slices[0]).any()
@@ -542,7 +542,7 @@ def _ignore_uncertain(labels: npt.NDArray[Any], supervised: Sequence[ObjectSuper
             labels[window][uncertain] = ignored
 
 
-def _apart(drawn: Sequence[npt.NDArray[np.integer]], known_slices: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _biased(drawn: Sequence[npt.NDArray[np.integer]], known_slices: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Tell, of two objects, whether both are on some slices, but are known together on others only.
 
     That one is not where the other one is says nothing then of how they lie to each other.
@@ -679,8 +679,8 @@ def _log_never_together(objects: Sequence[str], cases: Sequence[_PreparedCase], 
             ", ".join(pairs[:_MOST_PAIRS]) + (f" and {len(pairs) - _MOST_PAIRS} more" * (len(pairs) > _MOST_PAIRS)),
             {
                 "error": "--overlap error takes them not to.",
-                "priority": "Inside one of them voxels are ignored, unless it is named first.",
-                "regions": "Inside one of them voxels are ignored.",
+                "priority": "Inside one of them voxels may be ignored, unless it is named first.",
+                "regions": "Inside one of them voxels may be ignored.",
             }[settings.overlap],
         )
 
