@@ -136,6 +136,7 @@ def interpolate(
     known: ArrayLike,
     spacing_mm_zyx: Sequence[float],
     image: ArrayLike | None = None,
+    partial: ArrayLike | None = None,
 ) -> Interpolation:
     """Estimate on unknown slices which voxels an object covers.
 
@@ -149,6 +150,9 @@ def interpolate(
         Distance of neighbouring voxels along each axis.
     image : array_like of real numbers, shape (C, z, y, x), optional
         Image channels. Voxels that are not finite tell nothing, nor do channels without contrast.
+    partial : array_like of bool, shape (z,), optional
+        Unknown slices that show a part of the object: what lies around them is not interpolated, for the known slices
+        may be far from what is there.
 
     Returns
     -------
@@ -198,6 +202,7 @@ def interpolate(
     is_known = np.asarray(known, dtype=np.bool_)
     spacing = np.asarray(spacing_mm_zyx, dtype=np.float64)
     channels = None if image is None else np.asarray(image)
+    is_partial = np.zeros(is_known.shape, np.bool_) if partial is None else np.asarray(partial, dtype=np.bool_)
     if drawn.ndim != 3 or is_known.shape != drawn.shape[:1]:
         raise ValueError(f"expected a mask (z, y, x) and one value per slice, not {drawn.shape} and {is_known.shape}")
     if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
@@ -212,7 +217,7 @@ def interpolate(
     pairs = []
     for i, (first, last) in enumerate(pairwise(slices.tolist())):
         # Between two slices without the object nothing is known: a part of it may lie there wholly.
-        if last - first > 1 and (shows[i] or shows[i + 1]):
+        if last - first > 1 and (shows[i] or shows[i + 1]) and not is_partial[first:last].any():
             probability[first + 1 : last] = 0
             pairs.append(i)
     gaps = []

@@ -113,7 +113,7 @@ class ObjectReport:
             slices=len(knowledge.known),
             step=knowledge.step,
             gaps=" ".join(f"{before}-{after}" for before, after in knowledge.gaps),
-            interpolated_slices=sum(int((~knowledge.partial[gap.first + 1 : gap.last]).sum()) for gap in interpolated),
+            interpolated_slices=sum(gap.last - gap.first - 1 for gap in interpolated),
             gate_mm=round(float(np.mean([gap.gate_mm() for gap in interpolated])), 2) if interpolated else 0.0,
             volume_mm3=round(volume_mm3, 1),
             clipped_contours=sum(clipping.contours for clipping in clippings),

@@ -231,7 +231,8 @@ def supervise(
     interpolation = None
     if between != "ignore":
         spacing_mm_zyx = tuple(placed.grid.spacing_mm_zyx)
-        found = interpolate(mask.values, knowledge.known, spacing_mm_zyx, image[(slice(None), *mask.window)])
+        in_window = image[(slice(None), *mask.window)]
+        found = interpolate(mask.values, knowledge.known, spacing_mm_zyx, in_window, knowledge.partial)
         if found.gaps:
             interpolation = found
             inside, known = _with_interpolation(mask, knowledge, found, between)
@@ -268,7 +269,6 @@ def _with_interpolation(
     between_slices = np.zeros(len(knowledge.known), np.bool_)
     for gap in found.gaps:
         between_slices[gap.first + 1 : gap.last] = True
-    between_slices[knowledge.partial] = False  # the interpolation knows nothing of what is drawn there
     sure = found.confident() if between == "gated" else np.ones(mask.values.shape, np.bool_)
     inside = mask.values.copy()
     inside[between_slices] |= (found.mask & sure)[between_slices]

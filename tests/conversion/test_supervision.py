@@ -212,6 +212,20 @@ def test_interpolations_that_contradict_each_other_are_unknown():
     assert b.inside[2, 3, 8:10].all()
 
 
+@pytest.mark.parametrize("between", ["gated", "interpolate"])
+def test_nothing_is_interpolated_across_an_open_contour(between):
+    """The slices beside an open contour may show what the closed ones far away do not."""
+    one, source = supervised(closed=[0, 2], opened=[3], between=between, listed=[0, 2, 4])
+    assert one.known[1].any()
+    assert not one.known[3].any()
+    assert (confidence_of(source)[1] > 0).any()
+    one, source = supervised(closed=[0, 4], opened=[2], between=between)
+    assert not one.gaps
+    assert not one.known[1:4].any()
+    assert not one.inside[1:4].any()
+    assert not confidence_of(source)[[1, 3]].any()
+
+
 def test_the_intensity_between_counts():
     """Bright where the object is: a voxel of the gate that is bright is known to be inside."""
     image = np.full((1, *SHAPE_ZYX), 10.0)
