@@ -147,11 +147,7 @@ def variants(studies: list[dict[str, Any]]) -> list[Difference]:
             b = f"{labelling}-{method}"
             same = [labelling], [f"{labelling.removesuffix('-interpolate')}-{between}" for between in BETWEEN]
             pairs = (
-                [
-                    Difference(study, f"{title_of(b)}", b, a)
-                    for one in of
-                    if _common_seeds(study, a := f"{one}-{wsl}", b)
-                ]
+                [Difference(study, title_of(b), b, a) for one in of if _common_seeds(study, a := f"{one}-{wsl}", b)]
                 for of, wsl in product(same, ("wsl", "wsl-stock-patches"))
             )
             if method not in MAIN:
@@ -216,7 +212,10 @@ def panels(studies: list[dict[str, Any]], path: Path) -> None:
 def answered(page: str, studies: list[dict[str, Any]]) -> str:
     """The page with the table of each question, between its two marks, as the studies have it now."""
     tests = [study for study in studies if "test" in study["cases"]]
-    tables = {key: table(differences(question, tests), share=question.share) for key, question in QUESTIONS.items()}
+    tables = {
+        key: f"{question.title} (B - A).\n\n{table(differences(question, tests), share=question.share)}"
+        for key, question in QUESTIONS.items()
+    }
     tables["variants"] = table(variants(studies), against=True)
     for key, text in tables.items():
         begin, end = f"<!-- table: {key} -->", "<!-- end of table -->"

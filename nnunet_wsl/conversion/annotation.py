@@ -130,7 +130,7 @@ def slice_knowledge(
 
 
 def label_map(inside: Sequence[CroppedMask], known: Sequence[CroppedMask]) -> npt.NDArray[np.uint8]:
-    """Make the label map of one case.
+    """Make the label map of one case, whose objects are not to overlap.
 
     A voxel inside an object is known, even where another object is unknown; inside several objects it takes the label
     of the first one. A voxel outside all objects is background if every object is known there, else ignored.
@@ -138,7 +138,7 @@ def label_map(inside: Sequence[CroppedMask], known: Sequence[CroppedMask]) -> np
     Parameters
     ----------
     inside : sequence of K CroppedMask
-        The inside of each object, from the highest priority on.
+        The inside of each object.
     known : sequence of K CroppedMask
         Where each object is known.
 
