@@ -203,9 +203,10 @@ def interpolate(
     spacing = np.asarray(spacing_mm_zyx, dtype=np.float64)
     channels = None if image is None else np.asarray(image)
     is_partial = np.zeros(is_known.shape, np.bool_) if partial is None else np.asarray(partial, dtype=np.bool_)
-    if drawn.ndim != 3 or not is_known.shape == is_partial.shape == drawn.shape[:1]:
-        shapes_given = f"{drawn.shape}, {is_known.shape} and {is_partial.shape}"
-        raise ValueError(f"expected a mask (z, y, x) and one value per slice, not {shapes_given}")
+    if drawn.ndim != 3 or is_known.shape != drawn.shape[:1]:
+        raise ValueError(f"expected a mask (z, y, x) and one value per slice, not {drawn.shape} and {is_known.shape}")
+    if is_partial.shape != is_known.shape:
+        raise ValueError(f"expected one value per slice that tells whether it is partial, not {is_partial.shape}")
     if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise ValueError(f"expected three positive spacings, not {tuple(spacing_mm_zyx)}")
     if channels is not None and (channels.ndim != 4 or channels.shape[1:] != drawn.shape):

@@ -403,6 +403,7 @@ def test_confident_voxels_are_those_outside_the_gate(
         ({"known": [True] * 4}, r"one value per slice, not \(5, 7, 11\) and \(4,\)"),
         ({"spacing_mm_zyx": (1.0, 0.0, 1.0)}, "positive spacings"),
         ({"spacing_mm_zyx": (1.0, 1.0)}, "positive spacings"),
+        ({"partial": [False] * 4}, r"tells whether it is partial, not \(4,\)"),
         ({"image": np.zeros((5, 7, 11))}, r"an image \(C, 5, 7, 11\)"),
     ],
 )
