@@ -139,6 +139,11 @@ def is_text(name: str) -> bool:
     return True
 
 
+def wildcard_expression(pattern: str) -> str:
+    """Make a regular expression of a pattern in which * is any text, a group, and ? any character."""
+    return re.escape(pattern).replace(r"\*", "(.*)").replace(r"\?", ".")
+
+
 def name_problems(paths: Iterable[Path]) -> list[str]:
     """Say which files have names that are no UTF-8."""
     return [

@@ -2,8 +2,8 @@
 
 The cases are shuffled once: the first train, the next validate during training, the next are the test, which decides
 nothing. With other numbers of cases the test stays as it is: more cases train with those behind the test. With
-``--screening`` all that neither train, nor validate, nor test are scored instead, to choose by. Contours of the
-training cases are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds
+``--screening`` all that neither train, nor validate, nor test are scored instead, to choose by. With ``--swap`` the
+test cases train and the others are the test: both together cross-validate in two folds. Contours of the training cases are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds
 and number of iterations. A study that was cut off continues where it stopped when the command is given again; the
 results are written after every training. On another machine, ``--extend`` takes the trainings that the committed
 results hold, and trains the others.
@@ -141,6 +141,9 @@ def main(data_set: DataSet, description: str) -> None:
         "--screening", action="store_true",
         help="score the cases that neither train, nor validate, nor test: to choose by them",
     )  # fmt: skip
+    parser.add_argument(
+        "--swap", action="store_true", help="train on the test cases, and test on those that otherwise train"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parallel", type=int, default=1, help="trainings side by side (default: %(default)s)")
     parser.add_argument("--finished-only", action="store_true", help="train nothing: write the results there are")
@@ -162,6 +165,8 @@ def main(data_set: DataSet, description: str) -> None:
     rest = cases[:first] + cases[first:][args.test_cases :]
     training, rest = rest[: args.train_cases], rest[args.train_cases :]
     validation, left_over = rest[: args.val_cases], rest[args.val_cases :]
+    if args.swap:
+        training, test = test, training
     role, scored = ("screening", left_over) if args.screening else ("test", test)
     _link(data, work, "development", sorted([*training, *validation]))
     _link(data, work, role, scored, channel="_0000")

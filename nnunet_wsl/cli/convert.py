@@ -20,6 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sources = parser.add_subparsers(required=True, metavar="SOURCE_KIND")
     _add_rtstruct(sources)
     _add_text(sources)
+    _add_polygons(sources)
     _add_masks(sources)
     _add_images(sources)
 
@@ -78,6 +79,48 @@ def _add_text(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(func=_run_text, missing="unknown")
 
 
+def _add_polygons(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sources.add_parser(
+        "polygons",
+        help="2D images (PNG, JPEG, TIFF, BMP) with polygons of LabelMe or in COCO's format",
+        description="Convert every 2D image below SOURCE that an annotation file lists to a case of one slice, for "
+        "nnU-Net's configuration 2d. Annotation files are JSON: LabelMe's, one per image, or COCO's, one for many, "
+        "which most annotation tools export. Cases are named after the images' paths: give them names that may be passed "
+        "on.",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="folder with the images and annotation files, in any arrangement"
+    )
+    parser.add_argument(
+        "--label", action="append", metavar="LABEL=REGEX",
+        help="a label and the classes that make it: REGEX must match the whole class name, in any letter case; repeat "
+        "it per label. Without it every class is a label",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="annotation files to leave out, by their path below SOURCE in any letter case, * for any text, ? for a "
+        "character; repeat it as needed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="REGEX",
+        help="searched for in each image's path below SOURCE: images for which it finds the same text, or the same "
+        "first group in parentheses, stay in one fold, for example all of a patient (default: every image on its own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--channel", action="append", metavar="NAME",
+        help="nnU-Net's name of an image channel, once per channel (default: grey, or R, G and B)",
+    )  # fmt: skip
+    _add_spacing(parser)
+    parser.add_argument(
+        "--first-pixel", type=float, choices=(0.0, 0.5, 1.0), default=0.5,
+        help="coordinate of the centre of the first pixel: 0.5 where 0 is the corner of the image, as in LabelMe and "
+        "COCO, 0, or 1 (default: %(default)s)",
+    )  # fmt: skip
+    _add_outside(parser)
+    add_conversion_arguments(parser)
+    parser.set_defaults(func=_run_polygons)
+
+
 def _add_masks(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sources.add_parser(
         "masks",
@@ -123,11 +166,17 @@ def _add_masks(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_images(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sources.add_parser(
         "images",
-        help="DICOM image series alone, for nnUNetv2_predict",
-        description="Convert every DICOM image series below SOURCE to a NIfTI image in OUTPUT, named as "
-        "nnUNetv2_predict wants it. Cases are named after their folders: give the folders names that may be passed on.",
+        help="images alone, for nnUNetv2_predict",
+        description="Convert every DICOM image series, or every 2D image, below SOURCE to a NIfTI image in OUTPUT, "
+        "named as nnUNetv2_predict wants it. Cases are named after their folders, those of 2D images after their paths: "
+        "give them names that may be passed on.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder that holds the DICOM files, in any arrangement")
+    parser.add_argument("source", metavar="SOURCE", help="folder that holds the images, in any arrangement")
+    parser.add_argument(
+        "--kind", choices=("dicom", "2d"), default="dicom",
+        help="DICOM series, or PNG, JPEG, TIFF and BMP files (default: %(default)s)",
+    )  # fmt: skip
+    _add_spacing(parser)
     parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="folder to write to; must not exist")
     _add_modality(parser)
     add_jobs(parser, "converted")
@@ -194,6 +243,14 @@ def _add_modality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modality", help="DICOM modality of the images, for example CT, MR or PT")
 
 
+def _add_spacing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--spacing-mm", type=float, nargs="+", metavar="MM",
+        help="size of a pixel of a 2D image, one value or two, along x and along y; what files say of it does not "
+        "count (default: 1, so that every mm is a pixel)",
+    )  # fmt: skip
+
+
 def _add_outside(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outside", choices=("error", "clip"), default="error",
@@ -202,9 +259,15 @@ def _add_outside(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_images(args: argparse.Namespace) -> int:
-    from nnunet_wsl.conversion import convert_images
+    from nnunet_wsl.conversion import convert_images, convert_pictures
 
-    convert_images(args.source, args.output, modality=args.modality, jobs=args.jobs)
+    without_effect = {"dicom": "--spacing-mm", "2d": "--modality"}[args.kind]
+    if {"dicom": args.spacing_mm, "2d": args.modality}[args.kind] is not None:
+        raise InputError(f"{without_effect} has no effect with --kind {args.kind}. Leave one of them out.")
+    if args.kind == "2d":
+        convert_pictures(args.source, args.output, spacing_mm=args.spacing_mm or (1.0,), jobs=args.jobs)
+    else:
+        convert_images(args.source, args.output, modality=args.modality, jobs=args.jobs)
     return 0
 
 
@@ -236,6 +299,26 @@ def _run_text(args: argparse.Namespace) -> int:
         else parse_pairs("--contour", args.contour, "LABEL=PATTERN", "'inner=*-{instance}-icontour-*.txt'"),
         exclude=args.exclude,
         modality=args.modality,
+        first_pixel=args.first_pixel,
+        settings=conversion_settings(args, outside=args.outside),
+        overwrite=args.overwrite,
+        jobs=args.jobs,
+    )
+    return 0
+
+
+def _run_polygons(args: argparse.Namespace) -> int:
+    from nnunet_wsl.conversion import convert_polygons
+
+    convert_polygons(
+        args.source,
+        args.dataset,
+        args.name,
+        labels=None if args.label is None else parse_pairs("--label", args.label, "LABEL=REGEX", "'nucleus=nuc.*'"),
+        exclude=args.exclude,
+        channels=args.channel,
+        spacing_mm=args.spacing_mm or (1.0,),
+        group=args.group,
         first_pixel=args.first_pixel,
         settings=conversion_settings(args, outside=args.outside),
         overwrite=args.overwrite,

@@ -56,7 +56,8 @@ def convert_images(
     if not chosen:
         present = ", ".join(sorted({series.modality for series in dicom.series})) or "none"
         wanted = f"of modality {modality} " if modality else ""
-        raise InputError(f"No image series {wanted}below '{dicom.folder}'; modalities there: {present}.")
+        hint = " For PNG, JPEG, TIFF or BMP files pass --kind 2d." if not dicom.series else ""
+        raise InputError(f"No image series {wanted}below '{dicom.folder}'; modalities there: {present}.{hint}")
     modalities = sorted({series.modality for series in chosen})
     if len(modalities) > 1:
         raise InputError(

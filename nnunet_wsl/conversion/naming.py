@@ -55,7 +55,7 @@ def case_names(folders: Sequence[PurePath]) -> list[str]:
                 number += 1
             taken.add(candidate.lower())
             numbered[i] = candidate
-            _LOG.info("Case '%s' is a structure set or series in folder '%s'.", candidate, folders[i])
+            _LOG.info("Case '%s' comes from '%s'.", candidate, folders[i])
     return numbered
 
 

@@ -72,7 +72,7 @@ def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
                 for name in unusable
             )
         rois = {name: re.escape(name) for name in first}
-        if alike := [(a, b) for a, b in combinations(rois, 2) if _matches(b, rois[a])]:
+        if alike := [(a, b) for a, b in combinations(rois, 2) if is_match(b, rois[a])]:
             raise InputError(
                 f"The ROIs '{a}' and '{b}' differ in letter case only, so it is not clear whether they are one object. "
                 f"Unite them with --roi '{a}={rois[a]}', or choose one with --roi 'NAME=(?-i:{rois[a]})', in which "
@@ -91,7 +91,7 @@ def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 def matching_names(names: Iterable[str], rois: Mapping[str, str]) -> list[str]:
     """Return the ROI names that match any of the expressions, see :func:`match_rois`."""
-    return [name for name in names if any(_matches(name, expression) for expression in rois.values())]
+    return [name for name in names if any(is_match(name, expression) for expression in rois.values())]
 
 
 def match_rois(
@@ -122,7 +122,7 @@ def match_rois(
         If an ROI matches two labels, or, with ``missing`` an error, a label has no ROI or an ROI no contours.
     """
     matched = {
-        label: tuple(name for name in num_contours if _matches(name, expression)) for label, expression in rois.items()
+        label: tuple(name for name in num_contours if is_match(name, expression)) for label, expression in rois.items()
     }
     listing = ", ".join(f"'{name}'" for name in num_contours) or "none"
     problems = [
@@ -153,5 +153,6 @@ def match_rois(
     return matched
 
 
-def _matches(name: str, expression: str) -> bool:
+def is_match(name: str, expression: str) -> bool:
+    """Return whether an expression matches a whole name, in any letter case."""
     return re.fullmatch(expression, name, re.IGNORECASE) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +25,9 @@ from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, r
 from nnunet_wsl.errors import counted
 
 _LOG = logging.getLogger(__name__)
+
+_MOST_UNDRAWN = 5
+"""Cases without a label that are named one by one."""
 
 REPORT_FILE = "wsl_report.csv"
 OVERVIEW_FILE = "wsl_overview.png"
@@ -190,6 +194,9 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
         of_object = [report for report in reports if report.object == name and report.drawn_slices]
         volumes_ml = [report.volume_mm3 / 1000 for report in of_object]
         steps = sorted({report.step for report in of_object if report.step})
+        if all(report.slices == 1 for report in of_object):
+            _LOG.info("Label '%s': drawn in %s of one slice.", name, counted(len(of_object), "case"))
+            continue
         _LOG.info(
             "Label '%s': drawn in %s, %s (step %s), volume %.1f ml (%.1f to %.1f).",
             name, counted(len(of_object), "case"), counted(sum(report.drawn_slices for report in of_object), "slice"),
@@ -202,16 +209,25 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
             "others, or --annotated FILE with a list of the annotated slices. The cases: %s.",
             counted(len(unclear), "case"), ", ".join(unclear),
         )  # fmt: skip
+    undrawn = Counter(report.object for report in reports if not report.drawn_slices)
+    for name, count in undrawn.items():
+        if count > _MOST_UNDRAWN:
+            without = [report for report in reports if report.object == name and not report.drawn_slices]
+            _LOG.warning(
+                "Label '%s': no contours in %s, such as '%s'; the object is known to be absent on %d of their %s.",
+                name, counted(count, "case"), without[0].case, sum(report.known_slices for report in without),
+                counted(sum(report.slices for report in without), "slice"),
+            )  # fmt: skip
     for report in reports:
         where = f"Case '{report.case}', label '{report.object}'"
         if report.gaps:
             _LOG.warning("%s: gaps wider than the usual %s: %s.", where, counted(report.step, "slice"), report.gaps)
-        if not report.drawn_slices:
+        if not report.drawn_slices and undrawn[report.object] <= _MOST_UNDRAWN:
             _LOG.warning(
                 "%s: no contours; the object is known to be absent on %d of %s.",
                 where, report.known_slices, counted(report.slices, "slice"),
             )  # fmt: skip
-        elif report.volume_mm3 == 0:
+        elif report.drawn_slices and report.volume_mm3 == 0:
             _LOG.warning("%s: the contours enclose no voxel centre, the mask is empty.", where)
         if report.clipped_contours:
             _LOG.warning(

@@ -24,6 +24,7 @@ from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_spl
 from nnunet_wsl.conversion.objects import check_rois
 from nnunet_wsl.conversion.series import Series, files_below, find_dicom
 from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.files import wildcard_expression
 from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
@@ -220,16 +221,11 @@ def _compile(contours: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
     ]:
         raise InputError(problems)
     expressions = {
-        label: _expression(pattern).replace(re.escape(INSTANCE), r"(?P<instance>\d+)")
+        label: wildcard_expression(pattern).replace(re.escape(INSTANCE), r"(?P<instance>\d+)")
         for label, pattern in contours.items()
     }
     check_rois(expressions)
     return {label: re.compile(expression, re.IGNORECASE) for label, expression in expressions.items()}
-
-
-def _expression(pattern: str) -> str:
-    """Make a regular expression of a pattern in which * is any text, a group, and ? any character."""
-    return re.escape(pattern).replace(r"\*", "(.*)").replace(r"\?", ".")
 
 
 def _read_link(path: Path) -> list[tuple[str, str]]:
@@ -275,7 +271,7 @@ def _find_contours(
     problems = []
     used: set[str] = set()
     excluded: list[PurePath] = []
-    exclusions = {pattern: re.compile(_expression(pattern), re.DOTALL | re.IGNORECASE) for pattern in exclude}
+    exclusions = {pattern: re.compile(wildcard_expression(pattern), re.DOTALL | re.IGNORECASE) for pattern in exclude}
     for path in files_below(folder):
         if path.name.startswith("."):  # as a shell's * does; archives made on a Mac are full of them
             continue

@@ -1,0 +1,231 @@
+"""Polygons that annotation tools draw on 2D images: LabelMe's files, one per image, and COCO's, one for many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_wsl.contours.contour import MAX_COORDINATE
+from nnunet_wsl.errors import InputError, last_line
+
+FIRST_PIXEL = 0.5
+"""Coordinate of the centre of the first pixel, on both axes: both formats count from the corner of the image."""
+
+_CIRCLE_POINTS = 64
+_FEWEST_POINTS = {"polygon": 3, "linestrip": 2, "line": 2, "rectangle": 2, "oriented_rectangle": 4, "circle": 2}
+_OPEN = ("linestrip", "line")
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """What is drawn on an image at one go.
+
+    Parameters
+    ----------
+    class_name : str
+        What it is drawn around.
+    number : int
+        Which of the image's shapes it is, counted from 1 as the file has them.
+    points_xy : ndarray of float64, shape (N, 2)
+        Points as the file has them, in pixels, see `FIRST_PIXEL`; none if it has a fault.
+    closed : bool
+        Whether the last point connects to the first.
+    fault : str
+        Why it is no contour, such as ``is a mask``; empty if it is one.
+    """
+
+    class_name: str
+    number: int
+    points_xy: NDArray[np.float64]
+    closed: bool = True
+    fault: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedImage:
+    """The shapes of one image.
+
+    Parameters
+    ----------
+    file : str
+        The image's file as the annotation names it, with ``/`` between folders.
+    size_xy : tuple of int, optional
+        Width and height that the annotation gives, in pixels.
+    shapes : tuple of Shape
+        In the order of the file.
+    """
+
+    file: str
+    size_xy: tuple[int, int] | None
+    shapes: tuple[Shape, ...]
+
+
+def read_polygons(path: Path) -> list[AnnotatedImage]:
+    """Read an annotation file of LabelMe or in COCO's format for object detection.
+
+    LabelMe's polygons, rectangles (oriented ones too) and circles become closed contours, its lines and line strips
+    open ones. The polygons of a COCO annotation are parts of one object. What else there is, such as masks, points and
+    boxes, becomes a shape with a fault.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file.
+
+    Returns
+    -------
+    list of AnnotatedImage
+        One for LabelMe; all images of a COCO file, those without shapes too.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is of another format, or contradicts itself; all problems together.
+
+    Notes
+    -----
+    The centre of the first pixel lies at 0.5 in both: LabelMe draws on an image whose corner is the origin, and COCO's
+    own rasterisation takes half a pixel off its coordinates (``rleFrPoly`` in its mask API).
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or last_line(error)
+        raise InputError(f"Annotation file '{path}' cannot be read: {why}. Restore or remove it.") from error
+    if isinstance(content, dict):
+        if isinstance(content.get("shapes"), list) and isinstance(content.get("imagePath"), str):
+            return [_read_labelme(content)]
+        if all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
+            return _read_coco(content, path)
+    raise InputError(
+        f"'{path}' is no annotation file: expected LabelMe's 'shapes' and 'imagePath', or COCO's 'images', "
+        "'annotations' and 'categories'. Remove it, or leave it out with --exclude."
+    )
+
+
+def _read_labelme(content: Mapping[str, Any]) -> AnnotatedImage:
+    shapes = [
+        _labelme_shape(shape if isinstance(shape, dict) else {}, number)
+        for number, shape in enumerate(content["shapes"], start=1)
+    ]
+    return AnnotatedImage(
+        _with_slashes(content["imagePath"]), _size(content, "imageWidth", "imageHeight"), tuple(shapes)
+    )
+
+
+def _labelme_shape(shape: Mapping[str, Any], number: int) -> Shape:
+    class_name, kind = str(shape.get("label", "")), shape.get("shape_type") or "polygon"  # old files have no type
+    points = _points(shape.get("points"))
+    if kind not in _FEWEST_POINTS:
+        return _faulty(class_name, number, f"is a {kind}")
+    if points is None:
+        return _faulty(class_name, number, "has points that are no pairs of numbers")
+    if len(points) < _FEWEST_POINTS[kind]:
+        return _faulty(class_name, number, f"is a {kind} of {len(points)} points")
+    if kind == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+    elif kind == "circle":
+        centre, on_circle = points[:2]
+        angles = np.linspace(0, 2 * np.pi, _CIRCLE_POINTS, endpoint=False)
+        radius = np.linalg.norm(on_circle - centre)
+        points = centre + radius * np.column_stack([np.cos(angles), np.sin(angles)])
+    return Shape(class_name, number, points, kind not in _OPEN)
+
+
+def _read_coco(content: Mapping[str, Any], path: Path) -> list[AnnotatedImage]:
+    problems: list[str] = []
+    categories = dict(_by_id(content["categories"], "name", path, "categories", problems))
+    images = dict(_by_id(content["images"], "file_name", path, "images", problems))
+    shapes: dict[Hashable, list[Shape]] = {image_id: [] for image_id in images}
+    lost: list[tuple[str, Any]] = []
+    for annotation in content["annotations"]:
+        annotation = annotation if isinstance(annotation, dict) else {}  # noqa: PLW2901
+        image_id, category_id = _hashable(annotation.get("image_id")), _hashable(annotation.get("category_id"))
+        if image_id not in images or category_id not in categories:
+            lost.append(("image" if image_id not in images else "category", annotation.get("id")))
+            continue
+        of_image = shapes[image_id]
+        of_image += _coco_shapes(
+            annotation.get("segmentation"), str(categories[category_id]["name"]), len(of_image) + 1
+        )
+    problems += [
+        f"'{path}': {sum(kind == of for of, _ in lost)} annotations have the id of no {kind}, such as annotation "
+        f"{next(number for of, number in lost if of == kind)}. Correct or remove them."
+        for kind in dict.fromkeys(kind for kind, _ in lost)
+    ]
+    if problems:
+        raise InputError(problems)
+    return [
+        AnnotatedImage(_with_slashes(str(image["file_name"])), _size(image, "width", "height"), tuple(shapes[image_id]))
+        for image_id, image in images.items()
+    ]
+
+
+def _by_id(
+    entries: Sequence[Any], needed: str, path: Path, section: str, problems: list[str]
+) -> Iterator[tuple[Hashable, Mapping[str, Any]]]:
+    """Yield the entries of a section of a COCO file with their ids; report those without, and ids that come twice."""
+    seen: set[Hashable] = set()
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or _hashable(entry.get("id")) is None or not entry.get(needed):
+            problems.append(f"'{path}', entry {number} of '{section}': expected 'id' and '{needed}'. Correct it.")
+        elif entry["id"] in seen:
+            problems.append(f"'{path}': the id {entry['id']} comes twice in '{section}'. Correct it.")
+        else:
+            seen.add(entry["id"])
+            yield entry["id"], entry
+
+
+def _coco_shapes(segmentation: Any, class_name: str, number: int) -> list[Shape]:
+    """Make shapes of one annotation, each polygon of it one."""
+    if isinstance(segmentation, dict):
+        return [_faulty(class_name, number, "is a mask (run-length encoding)")]
+    if not isinstance(segmentation, list) or not segmentation:
+        return [_faulty(class_name, number, "has no polygon, but a box at most")]
+    shapes = []
+    for i, flat in enumerate(segmentation, start=number):
+        is_even = isinstance(flat, list) and len(flat) % 2 == 0
+        points = _points([flat[j : j + 2] for j in range(0, len(flat), 2)]) if is_even else None
+        if points is None:
+            shapes.append(_faulty(class_name, i, "has points that are no pairs of numbers"))
+        elif len(points) < _FEWEST_POINTS["polygon"]:
+            shapes.append(_faulty(class_name, i, f"is a polygon of {len(points)} points"))
+        else:
+            shapes.append(Shape(class_name, i, points))
+    return shapes
+
+
+def _faulty(class_name: str, number: int, fault: str) -> Shape:
+    return Shape(class_name, number, np.empty((0, 2)), fault=fault)
+
+
+def _points(pairs: Any) -> NDArray[np.float64] | None:
+    """Return points of shape (N, 2); None if any is no pair of numbers of a possible size."""
+    try:
+        points = np.array(pairs, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if points.size == 0:
+        return np.empty((0, 2))
+    return points if points.ndim == 2 and points.shape[1] == 2 and (np.abs(points) <= MAX_COORDINATE).all() else None
+
+
+def _size(content: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | None:
+    size = content.get(width), content.get(height)
+    return (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
+
+
+def _hashable(value: Any) -> int | str | None:
+    return value if isinstance(value, (int, str)) else None
+
+
+def _with_slashes(file: str) -> str:
+    """Return a path of any system with slashes."""
+    return PureWindowsPath(file).as_posix()

@@ -1,0 +1,243 @@
+"""2D images of common formats, as images of one slice, and as what a trained model predicts on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps
+
+from nnunet_wsl.contours import Grid
+from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, write_volume
+from nnunet_wsl.conversion.naming import case_names
+from nnunet_wsl.conversion.series import files_below
+from nnunet_wsl.errors import InputError, counted, last_line
+from nnunet_wsl.parallel import for_all
+
+_LOG = logging.getLogger(__name__)
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+CHANNELS_OF_COLOURS = {1: ("grey",), 3: ("R", "G", "B")}
+"""nnU-Net's names of the channels of grey images and of colour ones."""
+
+_GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B")
+_CONVERTED = {"1": "L", "P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
+"""Modes of Pillow that others say as well."""
+
+_QUARTER_TURNS = (5, 6, 7, 8)
+"""Values of the EXIF orientation that exchange width and height."""
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What is known of a 2D image before its pixels are read.
+
+    Parameters
+    ----------
+    size_xy : tuple of int
+        Width and height, turned as the file asks for.
+    num_channels : int
+        1 or 3.
+    """
+
+    size_xy: tuple[int, int]
+    num_channels: int
+
+
+def is_picture(path: PurePath) -> bool:
+    """Return whether a file is a 2D image by its name, and not one of the hidden ones that Macs add."""
+    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+
+
+def read_header(path: Path) -> PictureHeader:
+    """Read the size of a 2D image.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has several pages, or colours other than grey and RGB.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+        return PictureHeader(
+            (height, width) if turned else (width, height), 1 if _mode(image, path) in (*_GREY, "LA") else 3
+        )
+
+
+def read_picture(path: Path) -> npt.NDArray[Any]:
+    """Read the pixels of a 2D image, turned as the file asks for, as annotation tools show it.
+
+    Parameters
+    ----------
+    path : Path
+        PNG, JPEG, TIFF or BMP; grey, RGB or with a palette; an opaque alpha channel is dropped.
+
+    Returns
+    -------
+    ndarray, shape (channel, y, x)
+        One grey channel, or red, green and blue, in the file's own numbers.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has several pages or other colours, or is transparent in parts.
+    """
+    with _opened(path) as image:
+        try:
+            turned = ImageOps.exif_transpose(image)
+            mode = _mode(turned, path)
+            pixels = np.asarray(turned if mode == turned.mode else turned.convert(mode))
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise _unreadable(path, error) from error
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if mode in ("LA", "RGBA"):
+        pixels, alpha = pixels[..., :-1], pixels[..., -1]
+        if alpha.min() < alpha.max():
+            raise InputError(
+                f"Image '{path}' is transparent in parts, so it is not clear what its pixels are. Save it without "
+                "alpha channel."
+            )
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0), pixels.dtype.newbyteorder("="))
+
+
+def picture_grid(size_xy: tuple[int, int], spacing_mm_xy: tuple[float, float]) -> Grid:
+    """Return the geometry of a 2D image: one slice, as thick as the longer side of a pixel.
+
+    nnU-Net takes the axis of the largest spacing for the one that slices are stacked along: it must not be another one.
+    """
+    width, height = size_xy
+    return Grid((0.0, 0.0, 0.0), (*spacing_mm_xy, max(spacing_mm_xy)), np.eye(3), (1, height, width))
+
+
+def check_spacing(spacing_mm: Sequence[float]) -> tuple[float, float]:
+    """Return the spacing along x and y, from one value for both or one for each.
+
+    Raises
+    ------
+    InputError
+        If there are more values, or any is no positive number up to 1000 mm.
+    """
+    if len(spacing_mm) not in (1, 2) or not all(0 < value <= 1000 for value in spacing_mm):
+        raise InputError(
+            f"--spacing-mm {' '.join(f'{value:g}' for value in spacing_mm)}: expected one positive number, or two, "
+            "along x and along y, of at most 1000 mm."
+        )
+    return spacing_mm[0], spacing_mm[-1]
+
+
+def channels_of(headers: Sequence[tuple[PurePath, PictureHeader]]) -> int:
+    """Return the number of channels that all images have.
+
+    Raises
+    ------
+    InputError
+        If grey and colour images are mixed.
+    """
+    first = {header.num_channels: file for file, header in reversed(headers)}
+    if len(first) > 1:
+        grey = sum(header.num_channels == 1 for _, header in headers)
+        raise InputError(
+            f"{counted(grey, 'image')} are grey, such as '{first[1]}', and {len(headers) - grey} have colours, such as "
+            f"'{first[3]}'; expected images of one kind. Save all with colours, or all in grey."
+        )
+    (num_channels,) = first
+    return num_channels
+
+
+def convert_pictures(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    spacing_mm: Sequence[float] = (1.0,),
+    jobs: int = 1,
+) -> Path:
+    """Convert all 2D images below a folder to NIfTI images of one slice, as ``nnUNetv2_predict`` wants them.
+
+    They are those that :func:`nnunet_wsl.conversion.convert_polygons` would write as image channels.
+
+    Parameters
+    ----------
+    source : path
+        Folder with PNG, JPEG, TIFF or BMP files, in any arrangement of folders. Case names come from their paths.
+    output : path
+        Folder to write ``CASE_0000.nii.gz``, and ``_0001`` and ``_0002`` for colours, to; it must not exist yet. It
+        appears when all of it is written.
+    spacing_mm : sequence of float
+        Size of a pixel along x and y, or one value for both.
+    jobs : int
+        Number of images converted at the same time.
+
+    Returns
+    -------
+    Path
+        The output folder.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the input; all problems together.
+    """
+    spacing_mm_xy = check_spacing(spacing_mm)
+    folder, target = Path(source), Path(os.path.realpath(output))
+    if os.access(target, os.F_OK):
+        raise InputError(f"Output '{target}' exists already. Remove it or choose another folder.")
+    if not folder.is_dir():
+        raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the images.")
+    paths = [path for path in files_below(folder) if is_picture(path)]
+    if not paths:
+        raise InputError(
+            f"No 2D image ({', '.join(PICTURE_ENDINGS)}) below '{folder}'. Give the folder that holds them."
+        )
+    headers, problems = for_all(read_header, paths, jobs, "Reading headers")
+    if problems:
+        raise InputError(problems)
+    files = [path.relative_to(folder) for path in paths]
+    channels_of(list(zip(files, headers, strict=True)))
+    with build_dataset(target, overwrite=False) as building:
+
+        def write(named: tuple[str, Path]) -> None:
+            name, path = named
+            pixels = read_picture(path)
+            for channel, plane in enumerate(pixels):
+                grid = picture_grid((plane.shape[1], plane.shape[0]), spacing_mm_xy)
+                write_volume(building / f"{name}_{channel:04d}{FILE_ENDING}", plane[None], grid)
+
+        names = case_names([file.with_suffix("") for file in files])
+        _, problems = for_all(write, list(zip(names, paths, strict=True)), jobs, "Converting images")
+        if problems:
+            raise InputError(problems)
+    _LOG.info("Wrote %d images to %s.", len(paths), target)
+    return target
+
+
+def _opened(path: Path) -> Image.Image:
+    """Open an image of one page."""
+    try:
+        image = Image.open(path)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+    # Cameras add previews to a photograph, which are no pages.
+    if (pages := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+        image.close()
+        raise InputError(f"Image '{path}' has {pages} pages; expected one. Save each as a file of its own.")
+    return image
+
+
+def _mode(image: Image.Image, path: Path) -> str:
+    """Return Pillow's mode that an image is read in."""
+    mode = _CONVERTED.get(image.mode, image.mode)
+    if mode not in (*_GREY, "LA", "RGB", "RGBA"):
+        raise InputError(f"Image '{path}' has colours of mode {image.mode}; expected grey or RGB. Convert it.")
+    return mode
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    return InputError(f"Image '{path}' cannot be read: {last_line(error)}. Restore or remove it.")
