@@ -85,8 +85,8 @@ def _add_polygons(sources: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="2D images (PNG, JPEG, TIFF, BMP) with polygons of LabelMe or in COCO's format",
         description="Convert every 2D image below SOURCE that an annotation file lists to a case of one slice, for "
         "nnU-Net's configuration 2d. Annotation files are JSON: LabelMe's, one per image, or COCO's, one for many, "
-        "which most annotation tools export. Cases are named after the images' paths: give them names that may be passed "
-        "on.",
+        "which most annotation tools export. Cases are named after the images' paths: give them names that may be "
+        "passed on.",
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="folder with the images and annotation files, in any arrangement"
@@ -168,8 +168,8 @@ def _add_images(sources: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "images",
         help="images alone, for nnUNetv2_predict",
         description="Convert every DICOM image series, or every 2D image, below SOURCE to a NIfTI image in OUTPUT, "
-        "named as nnUNetv2_predict wants it. Cases are named after their folders, those of 2D images after their paths: "
-        "give them names that may be passed on.",
+        "named as nnUNetv2_predict wants it. Cases are named after their folders, those of 2D images after their "
+        "paths: give them names that may be passed on.",
     )
     parser.add_argument("source", metavar="SOURCE", help="folder that holds the images, in any arrangement")
     parser.add_argument(
