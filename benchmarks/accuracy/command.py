@@ -3,8 +3,9 @@
 The cases are shuffled once: the first train, the next validate during training, the next are the test, which decides
 nothing. With other numbers of cases the test stays as it is: more cases train with those behind the test. With
 ``--screening`` all that neither train, nor validate, nor test are scored instead, to choose by. With ``--swap`` the
-test cases train and the others are the test: both together cross-validate in two folds. Contours of the training cases are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan, seeds
-and number of iterations. A study that was cut off continues where it stopped when the command is given again; the
+test cases train, and those that otherwise train are the test: both together cross-validate in two folds. Contours of
+the training cases are simulated around their dense masks; truth is always dense. Every arm gets the same cases, plan,
+seeds and number of iterations. A study that was cut off continues where it stopped when the command is given again; the
 results are written after every training. On another machine, ``--extend`` takes the trainings that the committed
 results hold, and trains the others.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_wsl.contours.contour import MAX_COORDINATE
-from nnunet_wsl.errors import InputError, last_line
+from nnunet_wsl.errors import InputError, counted, last_line
 
 FIRST_PIXEL = 0.5
 """Coordinate of the centre of the first pixel, on both axes: both formats count from the corner of the image."""
@@ -155,11 +155,12 @@ def _read_coco(content: Mapping[str, Any], path: Path) -> list[AnnotatedImage]:
         of_image += _coco_shapes(
             annotation.get("segmentation"), str(categories[category_id]["name"]), len(of_image) + 1
         )
-    problems += [
-        f"'{path}': {sum(kind == of for of, _ in lost)} annotations have the id of no {kind}, such as annotation "
-        f"{next(number for of, number in lost if of == kind)}. Correct or remove them."
-        for kind in dict.fromkeys(kind for kind, _ in lost)
-    ]
+    for kind in dict.fromkeys(kind for kind, _ in lost):
+        numbers = [number for of, number in lost if of == kind]
+        problems.append(
+            f"'{path}': {counted(len(numbers), 'annotation')} with the id of no {kind}, such as annotation "
+            f"{numbers[0]}. Correct or remove what names it."
+        )
     if problems:
         raise InputError(problems)
     return [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,7 +18,7 @@ from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, write_volume
 from nnunet_wsl.conversion.naming import case_names
 from nnunet_wsl.conversion.series import files_below
-from nnunet_wsl.errors import InputError, counted, last_line
+from nnunet_wsl.errors import InputError, last_line
 from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
@@ -91,12 +92,9 @@ def read_picture(path: Path) -> npt.NDArray[Any]:
         If the file cannot be read, has several pages or other colours, or is transparent in parts.
     """
     with _opened(path) as image:
-        try:
-            turned = ImageOps.exif_transpose(image)
-            mode = _mode(turned, path)
-            pixels = np.asarray(turned if mode == turned.mode else turned.convert(mode))
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise _unreadable(path, error) from error
+        turned = ImageOps.exif_transpose(image)
+        mode = _mode(turned, path)
+        pixels = np.asarray(turned if mode == turned.mode else turned.convert(mode))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if mode in ("LA", "RGBA"):
         pixels, alpha = pixels[..., :-1], pixels[..., -1]
@@ -145,8 +143,8 @@ def channels_of(headers: Sequence[tuple[PurePath, PictureHeader]]) -> int:
     if len(first) > 1:
         grey = sum(header.num_channels == 1 for _, header in headers)
         raise InputError(
-            f"{counted(grey, 'image')} are grey, such as '{first[1]}', and {len(headers) - grey} have colours, such as "
-            f"'{first[3]}'; expected images of one kind. Save all with colours, or all in grey."
+            f"Expected images of one kind, found {grey} in grey, such as '{first[1]}', and {len(headers) - grey} with "
+            f"colours, such as '{first[3]}'. Save all with colours, or all in grey."
         )
     (num_channels,) = first
     return num_channels
@@ -218,17 +216,23 @@ def convert_pictures(
     return target
 
 
-def _opened(path: Path) -> Image.Image:
-    """Open an image of one page."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image of one page; what Pillow raises while it is read becomes an InputError."""
     try:
-        image = Image.open(path)
+        with Image.open(path) as image:
+            _check_pages(image, path)
+            yield image
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
+        raise InputError(f"Image '{path}' cannot be read: {last_line(error)}. Restore or remove it.") from error
+
+
+def _check_pages(image: Image.Image, path: Path) -> None:
     # Cameras add previews to a photograph, which are no pages.
     if (pages := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-        image.close()
         raise InputError(f"Image '{path}' has {pages} pages; expected one. Save each as a file of its own.")
-    return image
 
 
 def _mode(image: Image.Image, path: Path) -> str:
@@ -237,7 +241,3 @@ def _mode(image: Image.Image, path: Path) -> str:
     if mode not in (*_GREY, "LA", "RGB", "RGBA"):
         raise InputError(f"Image '{path}' has colours of mode {image.mode}; expected grey or RGB. Convert it.")
     return mode
-
-
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    return InputError(f"Image '{path}' cannot be read: {last_line(error)}. Restore or remove it.")

@@ -257,9 +257,9 @@ def _find(files: Sequence[Path], folder: Path, exclude: Sequence[str], jobs: int
                 found[candidates[0]] = _Found(candidates[0], file, annotated)
         if absent:
             problems.append(
-                f"Annotation file '{file}': {len(absent)} of {counted(len(images), 'image')} are not below '{folder}' "
-                f"as PNG, JPEG, TIFF or BMP, such as '{absent[0]}'. Add them, correct the names, or leave the file out "
-                "with --exclude."
+                f"Annotation file '{file}': expected {counted(len(images), 'image')} (PNG, JPEG, TIFF or BMP) below "
+                f"'{folder}', found {len(images) - len(absent)}. The first that is not there is '{absent[0]}'. Add "
+                "what is missing, correct the names, or leave the file out with --exclude."
             )
     if problems:
         raise InputError(problems)
@@ -376,9 +376,9 @@ def _make_cases(
         if faulty := [shape for shape in one.annotated.shapes if shape.fault and shape.class_name in wanted]:
             first = faulty[0]
             raise InputError(
-                f"Case '{name}': {counted(len(faulty), 'shape')} in '{one.annotation_file}' are no contours, "
-                f"such as shape {first.number}, of class '{first.class_name}', which {first.fault}; expected polygons. "
-                "Draw them, remove them, or leave the class out with --label."
+                f"Case '{name}': '{one.annotation_file}' has {counted(len(faulty), 'shape')} without a contour, such "
+                f"as shape {first.number}, of class '{first.class_name}', which {first.fault}; expected polygons. Draw "
+                "what is missing, remove such shapes, or leave the class out with --label."
             )
         case = PolygonCase(name, one.path, header, one.annotated, classes, spacing_mm_xy, first_pixel)
         grid, contours = case.read_geometry()

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from nnunet_wsl.contours.polygons import read_polygons
+from nnunet_wsl.errors import InputError
+
+TRIANGLE = [[1.5, 2], [7, 2.25], [4, 6]]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "annotation.json"
+
+
+def labelme(path, *shapes, **changes):
+    content = {"version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": "a.png", "imageData": None}
+    path.write_text(json.dumps(content | {"imageHeight": 9, "imageWidth": 11} | changes))
+    return read_polygons(path)
+
+
+def shape(points, kind="polygon", label="cell"):
+    return {"label": label, "points": points, "shape_type": kind, "group_id": None, "flags": {}}
+
+
+def coco(path, *segmentations, **changes):
+    content = {
+        "images": [{"id": 7, "file_name": "x/a.png", "width": 11, "height": 9}, {"id": 3, "file_name": "b.png"}],
+        "annotations": [
+            {"id": 50 + n, "image_id": 7, "category_id": 2, "segmentation": s} for n, s in enumerate(segmentations)
+        ],
+        "categories": [{"id": 1, "name": "disc"}, {"id": 2, "name": "cup"}],
+    }
+    path.write_text(json.dumps(content | changes))
+    return read_polygons(path)
+
+
+def test_labelme_polygons(path):
+    (image,) = labelme(path, shape(TRIANGLE), shape(TRIANGLE[::-1], label="disc"))
+    assert (image.file, image.size_xy) == ("a.png", (11, 9))
+    first, second = image.shapes
+    assert (first.class_name, first.number, first.closed, first.fault) == ("cell", 1, True, "")
+    assert first.points_xy.tolist() == TRIANGLE
+    assert (second.class_name, second.number) == ("disc", 2)
+    assert second.points_xy.tolist() == TRIANGLE[::-1]
+
+
+def test_old_files_of_labelme_have_no_type_and_no_size(path):
+    (image,) = labelme(path, {"label": "cell", "points": TRIANGLE}, imageHeight=None, imageWidth=None)
+    assert image.size_xy is None
+    assert image.shapes[0].points_xy.tolist() == TRIANGLE
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [("..\\images\\a.png", "../images/a.png"), ("../images/a.png", "../images/a.png"), ("C:\\x\\a.png", "C:/x/a.png")],
+)
+def test_paths_of_windows(path, file, expected):
+    assert labelme(path, imagePath=file)[0].file == expected
+    images = [{"id": 1, "file_name": file}]
+    assert coco(path, images=images)[0].file == expected
+
+
+def test_labelme_lines_are_open(path):
+    (image,) = labelme(path, shape(TRIANGLE, "linestrip"), shape(TRIANGLE[:2], "line"))
+    assert [s.closed for s in image.shapes] == [False, False]
+    assert [len(s.points_xy) for s in image.shapes] == [3, 2]
+
+
+def test_labelme_rectangles(path):
+    oriented = [[3, 1], [6, 4], [4, 6], [1, 3]]
+    (image,) = labelme(path, shape([[7, 5], [2, 3]], "rectangle"), shape(oriented, "oriented_rectangle"))
+    corners = image.shapes[0].points_xy
+    assert {tuple(corner) for corner in corners} == {(2, 3), (7, 3), (7, 5), (2, 5)}
+    assert (corners != np.roll(corners, 1, axis=0)).sum(axis=1).tolist() == [1, 1, 1, 1]  # neighbours share a side
+    assert image.shapes[1].points_xy.tolist() == oriented
+
+
+def test_labelme_circles(path):
+    (image,) = labelme(path, shape([[4.5, 3], [7.5, 7]], "circle"))
+    x, y = image.shapes[0].points_xy.T
+    np.testing.assert_allclose(np.hypot(x - 4.5, y - 3), 5, rtol=1e-12)
+    area = abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2  # shoelace
+    assert area == pytest.approx(np.pi * 25, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "fault"),
+    [
+        (shape([[1, 2]], "point"), "is a point"),
+        (shape([[1, 2], [3, 4]], "mask"), "is a mask"),
+        (shape([[1, 2], [3, 4]]), "is a polygon of 2 points"),
+        (shape([[1, 2]], "linestrip"), "is a linestrip of 1 points"),
+        (shape([[1, 2]], "circle"), "is a circle of 1 points"),
+        (shape([]), "is a polygon of 0 points"),
+        (shape([[1, 2], [3, 4], [5]]), "has points that are no pairs of numbers"),
+        (shape([[1, 2, 0], [3, 4, 0], [5, 6, 0]]), "has points that are no pairs of numbers"),
+        (shape([[1, 2], [3, 4], [5, "x"]]), "has points that are no pairs of numbers"),
+        (shape([[1, 2], [3, 4], [5, float("nan")]]), "has points that are no pairs of numbers"),
+        (shape([[1, 2], [3, 4], [5, 1e307]]), "has points that are no pairs of numbers"),
+        (shape(None), "has points that are no pairs of numbers"),
+        ("nothing", "has points that are no pairs of numbers"),
+    ],
+)
+def test_labelme_shapes_that_are_no_contours(path, drawn, fault):
+    (image,) = labelme(path, shape(TRIANGLE), drawn)
+    assert [s.fault for s in image.shapes] == ["", fault]
+    assert image.shapes[1].points_xy.shape == (0, 2)
+
+
+def test_coco_polygons(path):
+    first, second = coco(path, [[1, 2, 5, 2, 3, 6.5], [7, 7, 9, 7, 8, 8, 7.5, 8]], [[0, 0, 1, 0, 1, 1]])
+    assert (first.file, first.size_xy) == ("x/a.png", (11, 9))
+    assert [(s.class_name, s.number) for s in first.shapes] == [("cup", 1), ("cup", 2), ("cup", 3)]
+    assert first.shapes[0].points_xy.tolist() == [[1, 2], [5, 2], [3, 6.5]]
+    assert first.shapes[1].points_xy.tolist() == [[7, 7], [9, 7], [8, 8], [7.5, 8]]
+    assert (second.file, second.size_xy, second.shapes) == ("b.png", None, ())
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "fault"),
+    [
+        ({"size": [9, 11], "counts": [5, 94]}, "is a mask (run-length encoding)"),
+        ([], "has no polygon, but a box at most"),
+        (None, "has no polygon, but a box at most"),
+        ([[1, 2, 3, 4]], "is a polygon of 2 points"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "has points that are no pairs of numbers"),
+        ([[1, 2, 3, 4, 5, None]], "has points that are no pairs of numbers"),
+        ([1, 2, 3, 4, 5, 6], "has points that are no pairs of numbers"),
+    ],
+)
+def test_coco_annotations_that_are_no_contours(path, segmentation, fault):
+    assert coco(path, segmentation)[0].shapes[0].fault == fault
+
+
+def test_all_problems_of_a_coco_file_come_together(path):
+    annotations = [
+        {"id": 1, "image_id": 9, "category_id": 2, "segmentation": [[1, 2, 3, 4, 5, 6]]},
+        {"id": 2, "image_id": 9, "category_id": 2, "segmentation": [[1, 2, 3, 4, 5, 6]]},
+        {"id": 3, "image_id": 7, "category_id": [2], "segmentation": [[1, 2, 3, 4, 5, 6]]},
+        "nothing",
+    ]
+    images = [{"id": 7, "file_name": "a.png"}, {"id": 7, "file_name": "b.png"}, {"id": 8}, 5]
+    with pytest.raises(InputError) as caught:
+        coco(path, images=images, annotations=annotations)
+    assert caught.value.problems == (
+        f"'{path}': the id 7 comes twice in 'images'. Correct it.",
+        f"'{path}', entry 3 of 'images': expected 'id' and 'file_name'. Correct it.",
+        f"'{path}', entry 4 of 'images': expected 'id' and 'file_name'. Correct it.",
+        f"'{path}': 3 annotations with the id of no image, such as annotation 1. Correct or remove what names it.",
+        f"'{path}': 1 annotation with the id of no category, such as annotation 3. Correct or remove what names it.",
+    )
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"shapes": [], "imagePath": 3}', '{"shapes": {}}'])
+def test_json_of_another_kind(path, content):
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"is no annotation file: expected LabelMe's 'shapes'.*--exclude"):
+        read_polygons(path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"shapes": [', b"\xff\xfe{}", b"[" * 100_000])
+def test_files_that_are_no_json(path, content):
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"Annotation file '.*' cannot be read: .*Restore or remove it\."):
+        read_polygons(path)
+
+
+def test_a_byte_order_mark_is_no_matter(path):
+    labelme(path, shape(TRIANGLE))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_polygons(path)[0].shapes[0].points_xy.tolist() == TRIANGLE
