@@ -18,7 +18,7 @@ from arms import ARMS, BETWEEN, METHODS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from questions import TABLES, answered, panels
+from questions import TABLES, answered, crossed, panels
 from study import pooled, seed_means
 
 RESULTS = Path(__file__).parent / "results"
@@ -280,6 +280,7 @@ def main() -> None:
     (DOCS / TABLES).write_text("\n\n".join((HEAD, *map(section, paths))) + "\n")
     studies = [scored(json.loads(path.read_text())) for path in paths]
     lengths(studies, DOCS / "images" / "evidence_lengths.png")
+    studies += crossed(studies)
     panels([study for study in studies if "test" in study["cases"]], DOCS / "images" / "evidence_differences.png")
     PAGE.write_text(answered(PAGE.read_text(), studies))
 

@@ -92,6 +92,10 @@ MAIN = ("stock", "in-image", "wsl", "wsl-stock-patches", "half", "in-image-half"
 """Methods that are no variants of WSL."""
 
 
+SWAPPED = "_swapped"
+"""How the name of a study ends whose test cases are those that train in the study of the name without it."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """B - A in one study, over its cases and the seeds that both have."""
@@ -107,14 +111,35 @@ class Difference:
         study, budget = self.study, self.study["budget"]
         data_set = next(name for prefix, name in DATA_SETS.items() if study["study"].startswith(prefix))
         network = {"planned": ", nnU-Net's network", "[16, 32, 64, 128]": ", half of nnU-Net's network"}
+        cases = f"{len(study['cases']['train'])} cases{', swapped' if study['study'].endswith(SWAPPED) else ''}"
         return (
-            f"{data_set}, {len(study['cases']['train'])} cases, {budget['epochs'] * budget['iterations_per_epoch']} "
+            f"{data_set}, {study.get('folds', cases)}, {budget['epochs'] * budget['iterations_per_epoch']} "
             f"{'AdamW' if budget['optimiser'] == 'adam' else 'SGD'}{network.get(str(study['network']['features']), '')}"
         )
 
     def of(self, metric: str) -> dict[str, Any]:
         """The paired comparison in one metric."""
         return compare(self.study["runs"], self.a, self.b, metric)
+
+
+def crossed(studies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join each study with the one of swapped cases: a cross-validation in two folds, every case a test case once."""
+    by_name = {study["study"]: study for study in studies}
+    return [
+        _joined(by_name[name.removesuffix(SWAPPED)], study) for name, study in by_name.items() if name.endswith(SWAPPED)
+    ]
+
+
+def _joined(study: dict[str, Any], swapped: dict[str, Any]) -> dict[str, Any]:
+    """The arms and seeds that both have, with the test cases of both."""
+    others = {(run["arm"], run["seed"]): run["scores"] for run in swapped["runs"]}
+    runs = [
+        run | {"scores": {metric: cases | other[metric] for metric, cases in run["scores"].items()}}
+        for run in study["runs"]
+        if (other := others.get((run["arm"], run["seed"])))
+    ]
+    folds = f"both folds, {len(study['cases']['test']) + len(swapped['cases']['test'])} test cases"
+    return study | {"runs": runs, "folds": folds}
 
 
 def differences(question: Question, studies: list[dict[str, Any]]) -> list[Difference]:
@@ -127,12 +152,14 @@ def differences(question: Question, studies: list[dict[str, Any]]) -> list[Diffe
     ]
 
 
-def _data_set_and_length(study: dict[str, Any]) -> tuple[int, bool, int]:
+def _data_set_and_length(study: dict[str, Any]) -> tuple[int, bool, int, bool, bool]:
     place = next(place for place, prefix in enumerate(DATA_SETS) if study["study"].startswith(prefix))
     return (
         place,
         study["budget"]["optimiser"] == "sgd",
         study["budget"]["epochs"] * study["budget"]["iterations_per_epoch"],
+        study["study"].endswith(SWAPPED),
+        "folds" in study,
     )
 
 

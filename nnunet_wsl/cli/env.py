@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 VARIABLE = "nnUNet_extTrainer"
 PLUGIN_FOLDER = Path(__file__).parents[1] / "nnunet_plugin"
@@ -22,6 +25,9 @@ _DIALECTS = {"bash": "sh", "zsh": "sh", "dash": "sh", "ksh": "sh", "tcsh": "csh"
 def trainer_folders() -> str:
     """Value of nnU-Net's variable: what is set already, and this package's folder of trainers."""
     folders = [f for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f.strip()]
+    for folder in folders:
+        if not Path(folder).is_dir():
+            _LOG.warning("%s names '%s', which is no folder: nnU-Net finds no trainer there.", VARIABLE, folder)
     if str(PLUGIN_FOLDER) not in folders:
         folders.append(str(PLUGIN_FOLDER))
     return os.pathsep.join(folders)

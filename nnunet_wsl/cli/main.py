@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TextIO
 
 from nnunet_wsl import __version__
 from nnunet_wsl.cli import compare, convert, demo, env, evaluate, predict_relevance, relevance, train
@@ -51,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}
     try:
         _check_names(sys.argv[1:] if argv is None else argv)
-        return int(args.func(args))
+        code = int(args.func(args))
+        sys.stdout.flush()  # or a pipe that is closed would be noticed too late
     except InputError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -59,9 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NotImplementedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        if not _is_closed(sys.stdout):
+            raise
+        # Who reads the output has read enough. Python would complain when it closes what it cannot write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    else:
+        return code
     finally:
         for one, handler in handlers.items():
             signal.signal(one, handler)
@@ -70,6 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_ignored(one: signal.Signals) -> bool:
     """Return whether this process shall outlive a signal, as that of its terminal under nohup."""
     return signal.getsignal(one) == signal.SIG_IGN
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Return whether nobody reads what is written; an error that ends the program has come up already."""
+    try:
+        print(file=stream, flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _check_names(arguments: Sequence[str]) -> None:

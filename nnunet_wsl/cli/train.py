@@ -67,19 +67,34 @@ def run(args: argparse.Namespace) -> int:
 
 def _checked(train: Callable[..., None]) -> Callable[..., None]:
     """Check the arguments, as nnU-Net has parsed them, before nnU-Net trains."""
-    from nnunet_wsl.training.checks import check_training
+    from nnunet_wsl.training.checks import check_training, option_problems
 
     @wraps(train)
     def check_and_train(*args: Any, **kwargs: Any) -> None:
-        given = signature(train).bind(*args, **kwargs).arguments
-        check_training(
-            str(given["dataset_name_or_id"]),
-            given["configuration"],
-            str(given["fold"]),
-            given["trainer_class_name"],
-            given["plans_identifier"],
-            given["pretrained_weights"],
+        bound = signature(train).bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        problems = option_problems(
+            given["device"],
+            given["num_gpus"],
+            continue_training=given["continue_training"],
+            only_run_validation=given["only_run_validation"],
+            pretrained_weights=given["pretrained_weights"],
         )
+        try:
+            check_training(
+                str(given["dataset_name_or_id"]),
+                given["configuration"],
+                str(given["fold"]),
+                given["trainer_class_name"],
+                given["plans_identifier"],
+                given["pretrained_weights"],
+                given["only_run_validation"],
+            )
+        except InputError as error:
+            problems += error.problems
+        if problems:
+            raise InputError(problems)
         train(*args, **kwargs)
 
     return check_and_train

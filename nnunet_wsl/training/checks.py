@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -15,8 +18,43 @@ from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.training.checkpoints import read_checkpoint
 from nnunet_wsl.training.trainer import RelevanceSupervision
 
+_LOG = logging.getLogger(__name__)
+
 _NUM_FOLDS = 5
 """That nnU-Net makes if there are none."""
+
+
+def option_problems(
+    device: torch.device,
+    num_gpus: int,
+    *,
+    continue_training: bool,
+    only_run_validation: bool,
+    pretrained_weights: str | None,
+) -> list[str]:
+    """Return what is wrong with options of ``nnUNetv2_train`` that does not depend on the dataset.
+
+    Parameters
+    ----------
+    device, num_gpus, continue_training, only_run_validation, pretrained_weights
+        ``-device``, ``-num_gpus``, ``--c``, ``--val`` and ``-pretrained_weights``.
+    """
+    problems = []
+    if continue_training and only_run_validation:
+        problems.append("--c and --val exclude each other. --c goes on training, --val validates what is trained.")
+    if continue_training and pretrained_weights is not None:
+        problems.append("--c and -pretrained_weights exclude each other: weights are for the start of a training.")
+    present = torch.cuda.device_count()
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        problems.append("-device mps: there is none. Choose -device cpu or cuda.")
+    elif device.type == "cuda" and not present:
+        problems.append("-device cuda: no CUDA device found. Choose -device cpu (or mps).")
+    elif num_gpus > 1 and (device.type != "cuda" or num_gpus > present):
+        problems.append(
+            f"-num_gpus {num_gpus}: expected as many CUDA devices, found "
+            f"{present if device.type == 'cuda' else device}. Give a lower number."
+        )
+    return problems
 
 
 def check_training(
@@ -26,6 +64,7 @@ def check_training(
     trainer: str,
     plans_identifier: str,
     pretrained_weights: str | None,
+    only_run_validation: bool = False,
 ) -> None:
     """Check what ``nnUNetv2_train`` is to train on and with.
 
@@ -34,6 +73,8 @@ def check_training(
     dataset, configuration, fold, trainer, plans_identifier, pretrained_weights : str
         As the command takes them: name or id of the dataset, name of the configuration, number of the fold or
         ``all``, name of the trainer's class, name of the plans, and checkpoint to start from.
+    only_run_validation : bool
+        Whether it is to validate what is trained already.
 
     Raises
     ------
@@ -48,14 +89,16 @@ def check_training(
         problems += _weights_problems(pretrained_weights)
     try:
         trainer_class = recursive_find_trainer_class_by_name(trainer)
-    except (RuntimeError, AssertionError) as error:  # not found, or no trainer
+    except (RuntimeError, AssertionError, ImportError, SyntaxError) as error:  # not found, no trainer, or not to import
         problems.append(f"Trainer {trainer!r}: {error}")
         trainer_class = None
     try:
         folder = _planned_folder(dataset)
         dataset_json, data = _check_plans(folder, dataset, configuration, plans_identifier)
         if fold != "all":
-            _check_splits(folder / "splits_final.json", data)
+            _check_splits(folder / "splits_final.json", data, fold)
+        if only_run_validation:
+            _check_trained(folder.name, trainer, plans_identifier, configuration, fold)
     except InputError as error:
         problems += error.problems
     else:
@@ -123,13 +166,19 @@ def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifie
     return dataset_json, data
 
 
-def _check_splits(path: Path, data: Path) -> None:
-    """Check that nnU-Net's folds are folds, or that it can make its own."""
+def _check_trained(dataset: str, trainer: str, plans_identifier: str, configuration: str, fold: str) -> None:
+    path = Path(get_output_folder(dataset, trainer, plans_identifier, configuration, fold)) / "checkpoint_final.pth"
+    if not path.is_file():
+        raise InputError(f"--val: expected a finished training, but there is no {path}. Train to its end first.")
+
+
+def _check_splits(path: Path, data: Path, fold: str) -> None:
+    """Check that nnU-Net's folds are folds, or that it can make its own; warn of cases that are in none."""
+    cases = {file.stem for file in data.glob("*.pkl")}
     if not path.exists():
-        num_cases = sum(1 for _ in data.glob("*.pkl"))
-        if num_cases < _NUM_FOLDS:
+        if len(cases) < _NUM_FOLDS:
             raise InputError(
-                f"{data} has {counted(num_cases, 'case')}: too few for nnU-Net's {_NUM_FOLDS} folds. Train fold all, "
+                f"{data} has {counted(len(cases), 'case')}: too few for nnU-Net's {_NUM_FOLDS} folds. Train fold all, "
                 f"or write folds of your own to {path}."
             )
         return
@@ -141,6 +190,18 @@ def _check_splits(path: Path, data: Path) -> None:
         and all(isinstance(fold.get(part), list) for fold in folds for part in ("train", "val"))
     ):
         raise InputError(f"{path}: expected a list of folds, each with the lists of cases 'train' and 'val'. {remedy}")
+    parts = folds[int(fold)] if fold.isdecimal() and int(fold) < len(folds) else {}
+    if empty := [part for part in parts if part in ("train", "val") and not parts[part]]:
+        raise InputError(
+            f"{path}, fold {fold}: expected cases to train and cases to validate on, found none under "
+            f"{' and '.join(map(repr, empty))}. Add some, or train fold all, which uses every case for both."
+        )
+    if left_out := sorted(cases.difference(*(fold[part] for fold in folds for part in ("train", "val")))):
+        _LOG.warning(
+            "No fold of %s has %s of %s, such as '%s': it neither trains nor validates. If it shall, remove that file, "
+            "and nnU-Net makes new folds.",
+            path, counted(len(left_out), "case"), data.name, left_out[0],
+        )  # fmt: skip
 
 
 def _read_json(path: Path, remedy: str) -> Any:

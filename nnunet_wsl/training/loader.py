@@ -14,6 +14,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_mapping, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 
+from nnunet_wsl.errors import InputError, reason_of
 from nnunet_wsl.training.maps import MapsPatch, open_maps, write_maps
 
 MAPS_FOLDER_SUFFIX = "_target_maps"
@@ -115,7 +116,13 @@ class CompactMapsDataset:
         path = _maps_folder(folder) / f"{identifier}.b2nd"
         if not (path.is_file() and path.stat().st_mtime_ns == modified):
             path.parent.mkdir(exist_ok=True)  # it may have been deleted between trainings
-            write_maps(data, self.num_image_channels, path, modified)
+            try:
+                write_maps(data, self.num_image_channels, path, modified)
+            except OSError as error:
+                raise InputError(
+                    f"Case '{identifier}': its maps cannot be written to {path.parent} ({reason_of(error)}). Free some "
+                    "space there, or make that folder read-only: the maps are then read with the image, more slowly."
+                ) from error
         return path, modified
 
 

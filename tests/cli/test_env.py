@@ -14,6 +14,7 @@ PLUGIN = str(Path(nnunet_wsl.__file__).parent / "nnunet_plugin")
 
 def test_the_line_sets_the_variable_in_a_shell(capsys, monkeypatch, tmp_path):
     theirs = str(tmp_path / "my trainer's folder")
+    Path(theirs).mkdir()
     monkeypatch.setenv("nnUNet_extTrainer", theirs)
     monkeypatch.setenv("SHELL", "/bin/sh")
     assert main(["env"]) == 0
@@ -21,6 +22,14 @@ def test_the_line_sets_the_variable_in_a_shell(capsys, monkeypatch, tmp_path):
     script = f'{line}\nprintf %s "$nnUNet_extTrainer"'
     found = subprocess.run(["sh", "-c", script], env={}, capture_output=True, text=True, check=True).stdout
     assert found == os.pathsep.join([theirs, PLUGIN])
+
+
+def test_a_folder_that_is_none_is_named(capsys, monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(tmp_path), str(tmp_path / "typo")]))
+    assert main(["env", "--shell", "sh"]) == 0
+    assert caplog.messages == [
+        f"nnUNet_extTrainer names '{tmp_path / 'typo'}', which is no folder: nnU-Net finds no trainer there."
+    ]
 
 
 def test_twice_is_once(capsys, monkeypatch):

@@ -72,6 +72,26 @@ def test_a_terminated_conversion_cleans_up(tmp_path, how):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_output_that_nobody_reads_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run([*COMMAND, "env"], stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 0
+
+
+def test_a_broken_pipe_between_processes_is_an_error(monkeypatch):
+    def fail(args):
+        raise BrokenPipeError("a worker is gone")
+
+    monkeypatch.setattr(env, "run", fail)
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        main(["env"])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_arguments_that_are_no_text(tmp_path):
     image = os.fsencode(tmp_path) + b"/M\xfcller.nii.gz"

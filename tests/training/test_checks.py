@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.training.checks import check_training
+from nnunet_wsl.training.checks import check_training, option_problems
 from nnunet_wsl.training.trainer import _open_case
 
 GOOD = {
@@ -74,6 +75,76 @@ def test_folds_that_are_none(preprocessed, content):
     assert f"{preprocessed / 'splits_final.json'}: " in problem
     assert "Correct it, or remove it" in problem
     check_training(**GOOD | {"fold": "all"})  # for which nnU-Net does not read it
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_fold_without_cases(preprocessed, part):
+    folds = [{"train": ["a"], "val": ["b"]}, {"train": ["a"], "val": ["b"]} | {part: []}]
+    (preprocessed / "splits_final.json").write_text(json.dumps(folds))
+    (problem,) = problems_of(fold="1")
+    assert (
+        f"splits_final.json, fold 1: expected cases to train and cases to validate on, found none under '{part}'"
+        in problem
+    )
+    check_training(**GOOD)
+    check_training(**GOOD | {"fold": "2"})  # nnU-Net splits at random
+
+
+def test_cases_that_are_in_no_fold_are_a_warning(preprocessed, caplog):
+    cases = sorted(path.stem for path in (preprocessed / "nnUNetPlans_3d_fullres").glob("*.pkl"))
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": cases[1:-1], "val": cases[-1:]}]))
+    check_training(**GOOD)
+    assert caplog.messages == [
+        f"No fold of {preprocessed / 'splits_final.json'} has 1 case of nnUNetPlans_3d_fullres, such as '{cases[0]}': "
+        "it neither trains nor validates. If it shall, remove that file, and nnU-Net makes new folds."
+    ]
+
+
+def test_validation_of_what_is_not_trained(preprocessed):
+    (problem,) = problems_of(only_run_validation=True)
+    assert problem.startswith("--val: expected a finished training, but there is no ")
+    folder = Path(problem.split("there is no ")[1].split(" Train")[0]).parent
+    assert folder.parts[-3:] == ("Dataset801_Tiny", "WSLTrainer__nnUNetPlans__3d_fullres", "fold_0")
+    folder.mkdir(parents=True)
+    (folder / "checkpoint_final.pth").touch()
+    check_training(**GOOD | {"only_run_validation": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices", "expected"),
+    [
+        ({}, 1, []),
+        ({"num_gpus": 2}, 2, []),
+        ({"device": torch.device("cpu")}, 0, []),
+        ({"device": torch.device("cpu"), "num_gpus": 2}, 4, ["-num_gpus 2: expected as many CUDA devices, found cpu."]),
+        ({"num_gpus": 2}, 1, ["-num_gpus 2: expected as many CUDA devices, found 1."]),
+        ({}, 0, ["-device cuda: no CUDA device found."]),
+        ({"continue_training": True, "only_run_validation": True}, 1, ["--c and --val exclude each other."]),
+        (
+            {"continue_training": True, "pretrained_weights": "x", "num_gpus": 3},
+            2,
+            ["--c and -pretrained_weights exclude each other", "-num_gpus 3"],
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(monkeypatch, changes, devices, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    options = {
+        "device": torch.device("cuda"), "num_gpus": 1, "continue_training": False, "only_run_validation": False,
+        "pretrained_weights": None,
+    }  # fmt: skip
+    found = option_problems(**options | changes)
+    assert len(found) == len(expected)
+    assert all(problem.startswith(start) for problem, start in zip(found, expected, strict=True))
+
+
+def test_a_trainer_that_cannot_be_imported(preprocessed, tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "own_trainers.py").write_text("import no_such_module\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "own"))
+    (problem,) = problems_of(trainer="OwnTrainer")
+    assert problem.startswith("Trainer 'OwnTrainer': ")
+    assert "no_such_module" in problem
 
 
 def test_too_few_cases_for_nnunets_folds(preprocessed):

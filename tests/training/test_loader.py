@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch.nn.functional import grid_sample
 
+from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.loader import CompactMapsDataset, CompactMapsLoader, PatchesInImageLoader
 from nnunet_wsl.training.maps import MapsPatch, as_float, open_maps, write_maps
 from nnunet_wsl.training.transforms import RelevanceTransform
@@ -67,6 +68,17 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="disk"):
         write_maps(Broken(), C, tmp_path / "case.b2nd", 10**18)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    write_cases(tmp_path / "plans", nnUNetDatasetNumpy, cases=1)
+    monkeypatch.setattr("nnunet_wsl.training.loader.write_maps", full)
+    dataset = CompactMapsDataset(nnUNetDatasetNumpy(str(tmp_path / "plans")), C)
+    with pytest.raises(InputError, match=r"Case 'case0': its maps cannot be written to .*_target_maps \(No space left"):
+        dataset.load_case("case0")
 
 
 def test_writers_and_readers_at_the_same_time_see_complete_maps(tmp_path):
