@@ -315,9 +315,14 @@ def _outside(excess_vox: NDArray[np.float64], grid: Grid) -> _Fault:
     return _Fault(
         "outside",
         distance_mm,
-        f"lies {distance_mm:.2f} mm outside the image grid (allowed {GRID_TOLERANCE_VOX * spacing_mm:.2f} mm). "
+        f"lies {_mm(distance_mm)} outside the image grid (allowed {_mm(GRID_TOLERANCE_VOX * spacing_mm)}). "
         f"{_REMEDY_OUTSIDE}",
     )
+
+
+def _mm(length_mm: float) -> str:
+    """Return a length as text; those of microscopy are small."""
+    return f"{length_mm:.2f} mm" if length_mm >= 0.1 else f"{length_mm:.2g} mm"
 
 
 def _area_outside_mm2(polygon_yx: NDArray[np.float64], grid: Grid, *, whole: bool) -> float:

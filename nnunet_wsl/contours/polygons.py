@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 
 from nnunet_wsl.contours.contour import MAX_COORDINATE
 from nnunet_wsl.errors import InputError, counted, last_line
+from nnunet_wsl.files import is_text
 
 FIRST_PIXEL = 0.5
 """Coordinate of the centre of the first pixel, on both axes: both formats count from the corner of the image."""
 
 _CIRCLE_POINTS = 64
-_FEWEST_POINTS = {"polygon": 3, "linestrip": 2, "line": 2, "rectangle": 2, "oriented_rectangle": 4, "circle": 2}
+_FEWEST_POINTS = {
+    "polygon": 3, "linestrip": 2, "line": 2, "rectangle": 2, "circle": 2,
+    # Boxes of any orientation: LabelMe's and X-AnyLabeling's.
+    "oriented_rectangle": 4, "rotation": 4, "quadrilateral": 4,
+}  # fmt: skip
 _OPEN = ("linestrip", "line")
 
 
@@ -120,9 +125,11 @@ def _read_labelme(content: Mapping[str, Any]) -> AnnotatedImage:
 
 
 def _labelme_shape(shape: Mapping[str, Any], number: int) -> Shape:
-    class_name, kind = str(shape.get("label", "")), shape.get("shape_type") or "polygon"  # old files have no type
+    class_name, kind = shape.get("label"), shape.get("shape_type") or "polygon"  # old files have no type
     points = _points(shape.get("points"))
-    if kind not in _FEWEST_POINTS:
+    if not isinstance(class_name, str) or not is_text(class_name):
+        return _faulty("", number, "has no class")
+    if not isinstance(kind, str) or kind not in _FEWEST_POINTS:
         return _faulty(class_name, number, f"is a {kind}")
     if points is None:
         return _faulty(class_name, number, "has points that are no pairs of numbers")
@@ -175,13 +182,18 @@ def _by_id(
     """Yield the entries of a section of a COCO file with their ids; report those without, and ids that come twice."""
     seen: set[Hashable] = set()
     for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict) or _hashable(entry.get("id")) is None or not entry.get(needed):
+        if (
+            not isinstance(entry, dict)
+            or _hashable(entry.get("id")) is None
+            or not entry.get(needed)
+            or not is_text(str(entry[needed]))
+        ):
             problems.append(f"'{path}', entry {number} of '{section}': expected 'id' and '{needed}'. Correct it.")
-        elif entry["id"] in seen:
-            problems.append(f"'{path}': the id {entry['id']} comes twice in '{section}'. Correct it.")
+        elif (entry_id := _hashable(entry["id"])) in seen:
+            problems.append(f"'{path}': the id {entry_id} comes twice in '{section}'. Correct it.")
         else:
-            seen.add(entry["id"])
-            yield entry["id"], entry
+            seen.add(entry_id)
+            yield entry_id, entry
 
 
 def _coco_shapes(segmentation: Any, class_name: str, number: int) -> list[Shape]:
@@ -192,8 +204,7 @@ def _coco_shapes(segmentation: Any, class_name: str, number: int) -> list[Shape]
         return [_faulty(class_name, number, "has no polygon, but a box at most")]
     shapes = []
     for i, flat in enumerate(segmentation, start=number):
-        is_even = isinstance(flat, list) and len(flat) % 2 == 0
-        points = _points([flat[j : j + 2] for j in range(0, len(flat), 2)]) if is_even else None
+        points = _points(list(zip(flat[::2], flat[1::2], strict=False))) if _is_even(flat) else None
         if points is None:
             shapes.append(_faulty(class_name, i, "has points that are no pairs of numbers"))
         elif len(points) < _FEWEST_POINTS["polygon"]:
@@ -203,6 +214,10 @@ def _coco_shapes(segmentation: Any, class_name: str, number: int) -> list[Shape]
     return shapes
 
 
+def _is_even(flat: Any) -> bool:
+    return isinstance(flat, list) and len(flat) % 2 == 0
+
+
 def _faulty(class_name: str, number: int, fault: str) -> Shape:
     return Shape(class_name, number, np.empty((0, 2)), fault=fault)
 
@@ -210,6 +225,8 @@ def _faulty(class_name: str, number: int, fault: str) -> Shape:
 def _points(pairs: Any) -> NDArray[np.float64] | None:
     """Return points of shape (N, 2); None if any is no pair of numbers of a possible size."""
     try:
+        if not all(type(value) in (int, float) for pair in pairs for value in pair):
+            return None
         points = np.array(pairs, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
@@ -219,12 +236,20 @@ def _points(pairs: Any) -> NDArray[np.float64] | None:
 
 
 def _size(content: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | None:
-    size = content.get(width), content.get(height)
+    size = _whole(content.get(width)), _whole(content.get(height))
     return (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
 
 
+def _whole(value: Any) -> Any:
+    """Return a number or text as an int if it is whole."""
+    try:
+        return int(value) if not isinstance(value, bool) and float(value) == int(float(value)) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def _hashable(value: Any) -> int | str | None:
-    return value if isinstance(value, (int, str)) else None
+    return value if isinstance(value, (int, str)) else _whole(value)
 
 
 def _with_slashes(file: str) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, write_volume
 from nnunet_wsl.conversion.naming import case_names
 from nnunet_wsl.conversion.series import files_below
-from nnunet_wsl.errors import InputError, last_line
+from nnunet_wsl.errors import InputError, counted, last_line
 from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
@@ -32,8 +32,14 @@ _GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B")
 _CONVERTED = {"1": "L", "P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 """Modes of Pillow that others say as well."""
 
-_QUARTER_TURNS = (5, 6, 7, 8)
-"""Values of the EXIF orientation that exchange width and height."""
+
+_PHOTOMETRIC, _BITS, _SAMPLES, _SAMPLE_FORMAT = 262, 258, 277, 339
+"""Tags of TIFF 6.0."""
+
+_DEEP_GREY = ((16, 1), (16, 2), (32, 2), (32, 3))
+"""Bits and sample format (1 unsigned, 2 signed, 3 floats) of grey TIFF that is read as it is."""
+
+_MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,16 @@ class PictureHeader:
     num_channels: int
 
 
-def is_picture(path: PurePath) -> bool:
-    """Return whether a file is a 2D image by its name, and not one of the hidden ones that Macs add."""
-    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+def is_picture(file: PurePath) -> bool:
+    """Return whether a file is a 2D image by its name."""
+    return file.suffix.lower() in PICTURE_ENDINGS
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return all files below a folder but hidden ones, and those in hidden folders, which tools and systems add."""
+    return [
+        path for path in files_below(folder) if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def read_header(path: Path) -> PictureHeader:
@@ -66,11 +79,13 @@ def read_header(path: Path) -> PictureHeader:
         If the file cannot be read, has several pages, or colours other than grey and RGB.
     """
     with _opened(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
-        return PictureHeader(
-            (height, width) if turned else (width, height), 1 if _mode(image, path) in (*_GREY, "LA") else 3
-        )
+        num_channels = 1 if _mode(image, path) in (*_GREY, "LA") else 3
+        size_xy = image.size
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    if is_turned:  # Pillow tells the size of some formats as it is then, of others as it is in the file
+        height, width = read_picture(path).shape[1:]
+        size_xy = width, height
+    return PictureHeader(size_xy, num_channels)
 
 
 def read_picture(path: Path) -> npt.NDArray[Any]:
@@ -189,7 +204,7 @@ def convert_pictures(
         raise InputError(f"Output '{target}' exists already. Remove it or choose another folder.")
     if not folder.is_dir():
         raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the images.")
-    paths = [path for path in files_below(folder) if is_picture(path)]
+    paths = [path for path in visible_files(folder) if is_picture(path)]
     if not paths:
         raise InputError(
             f"No 2D image ({', '.join(PICTURE_ENDINGS)}) below '{folder}'. Give the folder that holds them."
@@ -212,7 +227,7 @@ def convert_pictures(
         _, problems = for_all(write, list(zip(names, paths, strict=True)), jobs, "Converting images")
         if problems:
             raise InputError(problems)
-    _LOG.info("Wrote %d images to %s.", len(paths), target)
+    _LOG.info("Wrote %s to %s.", counted(len(paths), "image"), target)
     return target
 
 
@@ -222,17 +237,42 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             _check_pages(image, path)
+            _check_depth(image, path)
             yield image
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"Image '{path}' cannot be read: {last_line(error)}. Restore or remove it.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"Image '{path}' has more than {2 * _MOST_PIXELS} pixels. Cut it into tiles.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"Image '{path}' cannot be read: it is damaged, or of a kind that is not supported. Restore it, or save it "
+            "as PNG."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(
+            f"Image '{path}' cannot be read: {last_line(error).rstrip('.')}. Restore or remove it."
+        ) from error
 
 
 def _check_pages(image: Image.Image, path: Path) -> None:
     # Cameras add previews to a photograph, which are no pages.
     if (pages := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
         raise InputError(f"Image '{path}' has {pages} pages; expected one. Save each as a file of its own.")
+
+
+def _check_depth(image: Image.Image, path: Path) -> None:
+    """Refuse what Pillow would cut to 8 bits per colour, or read as other numbers than the file has."""
+    cut = image.mode not in _GREY and ";16" in str(getattr(image, "tile", ""))
+    if tags := getattr(image, "tag_v2", None):
+        samples, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
+        kind, inverted = tags.get(_SAMPLE_FORMAT, (1,))[0], tags.get(_PHOTOMETRIC) == 0
+        plain = bits <= 8 and kind == 1 and samples <= 4
+        cut = not plain and not (samples == 1 and not inverted and (bits, kind) in _DEEP_GREY)
+    if cut:
+        raise InputError(
+            f"Image '{path}' has numbers that would not be read as they are: expected 8 bits per colour, or grey of 16 "
+            "bits or floats of 32. Convert it."
+        )
 
 
 def _mode(image: Image.Image, path: Path) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path, PurePath, PurePosixPath
@@ -14,7 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 import numpy as np
 
 from nnunet_wsl.contours import Contour, ContourSet, Grid, place
-from nnunet_wsl.contours.polygons import FIRST_PIXEL, AnnotatedImage, read_polygons
+from nnunet_wsl.contours.polygons import FIRST_PIXEL, AnnotatedImage, Shape, read_polygons
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.naming import case_names, patient_splits
@@ -28,8 +28,8 @@ from nnunet_wsl.conversion.pictures import (
     picture_grid,
     read_header,
     read_picture,
+    visible_files,
 )
-from nnunet_wsl.conversion.series import files_below
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import wildcard_expression
 from nnunet_wsl.parallel import for_all
@@ -93,10 +93,18 @@ class PolygonCase:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """An annotated image with its file."""
+class _Annotation:
+    """What one annotation file holds; its path is below the source."""
 
-    path: Path
+    file: PurePath
+    images: tuple[AnnotatedImage, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An annotated image, with the paths of both files below the source."""
+
+    file: PurePath
     annotation_file: PurePath
     annotated: AnnotatedImage
 
@@ -165,10 +173,11 @@ def convert_polygons(
     folder = Path(source)
     if not folder.is_dir():
         raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds images and annotation files.")
-    files = files_below(folder)
-    found = _find(files, folder, exclude, jobs)
+    files = visible_files(folder)
+    annotations = _read(files, folder, exclude, jobs)
+    found = _find(annotations, [path.relative_to(folder) for path in files if is_picture(path)], folder)
     classes = _classes_of(found, labels)
-    groups = _groups([one.path.relative_to(folder) for one in found], group)
+    groups = _groups([one.file for one in found], group)
     cases = _make_cases(found, folder, classes, spacing_mm_xy, first_pixel, settings, jobs)
     num_channels = channels_of([(case.path.relative_to(folder), case.header) for case in cases])
     names = tuple(channels) if channels else CHANNELS_OF_COLOURS[num_channels]
@@ -209,68 +218,30 @@ def _check_expressions(labels: Mapping[str, str], group: str | None) -> None:
         raise InputError(f"--group '{group}' is not a regular expression: {error}. Correct it.") from error
 
 
-def _find(files: Sequence[Path], folder: Path, exclude: Sequence[str], jobs: int) -> list[_Found]:
-    """Read all annotation files but the excluded ones, and find their images."""
-    annotation_files = [path for path in files if path.suffix.lower() == ".json" and not path.name.startswith(".")]
-    excluded = {pattern: _matching(annotation_files, folder, pattern) for pattern in exclude}
+def _read(files: Sequence[Path], folder: Path, exclude: Sequence[str], jobs: int) -> list[_Annotation]:
+    """Read all annotation files but the excluded ones."""
+    paths = [path for path in files if path.suffix.lower() == ".json"]
+    excluded = {pattern: _matching(paths, folder, pattern) for pattern in exclude}
     problems = [
         f"--exclude '{pattern}' matches no annotation file. Give the path below '{folder}', with * for any text."
         for pattern, matched in excluded.items()
         if not matched
     ]
     left_out = {path for matched in excluded.values() for path in matched}
-    annotation_files = [path for path in annotation_files if path not in left_out]
-    if not annotation_files and not problems:
+    paths = [path for path in paths if path not in left_out]
+    if not paths and not problems:
         problems.append(
             f"No annotation file '*.json' below '{folder}' is left to convert. Add LabelMe's or COCO's files."
         )
-    read, unreadable = for_all(
-        lambda path: (path, read_polygons(path)), annotation_files, jobs, "Reading annotation files"
+    annotations, unreadable = for_all(
+        lambda path: _Annotation(path.relative_to(folder), tuple(read_polygons(path))),
+        paths,
+        jobs,
+        "Reading annotation files",
     )
     if problems := [*problems, *unreadable]:
         raise InputError(problems)
-    pictures: dict[str, list[Path]] = defaultdict(list)
-    for path in files:
-        if is_picture(path):
-            pictures[path.name].append(path)
-    found: dict[Path, _Found] = {}
-    for path, images in read:
-        file = path.relative_to(folder)
-        absent: list[str] = []
-        for annotated in images:
-            candidates = _image_files(annotated.file, path.parent, folder, pictures)
-            if not candidates:
-                absent.append(annotated.file)
-            elif len(candidates) > 1:
-                problems.append(
-                    f"Annotation file '{file}': image '{annotated.file}' may be any of {len(candidates)} files, "
-                    f"{', '.join(repr(str(one.relative_to(folder))) for one in candidates)}. Put the annotation file "
-                    "where the path leads from, or move the others away."
-                )
-            elif other := found.get(candidates[0]):
-                problems.append(
-                    f"Annotation file '{file}': image '{candidates[0].relative_to(folder)}' is annotated in "
-                    f"'{other.annotation_file}' too; expected one annotation. Leave one of the files out with "
-                    "--exclude, or remove one of the entries."
-                )
-            else:
-                found[candidates[0]] = _Found(candidates[0], file, annotated)
-        if absent:
-            problems.append(
-                f"Annotation file '{file}': expected {counted(len(images), 'image')} (PNG, JPEG, TIFF or BMP) below "
-                f"'{folder}', found {len(images) - len(absent)}. The first that is not there is '{absent[0]}'. Add "
-                "what is missing, correct the names, or leave the file out with --exclude."
-            )
-    if problems:
-        raise InputError(problems)
-    if not found:
-        raise InputError(f"The annotation files below '{folder}' list no image. Add some.")
-    if unused := sorted({path for paths in pictures.values() for path in paths} - set(found)):
-        _LOG.warning(
-            "%s in the source have no annotation and are left out, such as '%s'.",
-            counted(len(unused), "image"), unused[0].relative_to(folder),
-        )  # fmt: skip
-    return sorted(found.values(), key=lambda one: one.path)
+    return annotations
 
 
 def _matching(paths: Iterable[Path], folder: Path, pattern: str) -> list[Path]:
@@ -279,16 +250,74 @@ def _matching(paths: Iterable[Path], folder: Path, pattern: str) -> list[Path]:
     return [path for path in paths if expression.fullmatch(path.relative_to(folder).as_posix())]
 
 
-def _image_files(file: str, beside: Path, folder: Path, pictures: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """Return the files that an annotation file may mean: the one that the path leads to, or those that end alike."""
+def _find(annotations: Sequence[_Annotation], pictures: Sequence[PurePath], folder: Path) -> list[_Found]:
+    """Find the images of the annotation files, each of which may be annotated once; files are below the folder."""
+    by_name: dict[str, dict[PurePath, None]] = defaultdict(dict)
+    for picture in pictures:
+        by_name[picture.name][picture] = None
+    found: dict[PurePath, _Found] = {}
+    problems = []
+    for annotation in annotations:
+        where = f"Annotation file '{annotation.file}'"
+        absent, unclear, repeated = [], [], []
+        for image in annotation.images:
+            candidates = _image_files(image.file, annotation.file.parent, by_name)
+            if not candidates:
+                absent.append(image.file)
+            elif len(candidates) > 1:
+                unclear.append((image.file, candidates))
+            elif candidates[0] in found:
+                repeated.append(found[candidates[0]])
+            else:
+                found[candidates[0]] = _Found(candidates[0], annotation.file, image)
+        if absent:
+            there = " and ".join(f"'{file}'" for file in by_name.get(PurePosixPath(absent[0]).name, ()))
+            problems.append(
+                f"{where}: expected {counted(len(annotation.images), 'image')} (PNG, JPEG, TIFF or BMP) below "
+                f"'{folder}', found {len(annotation.images) - len(absent)}. The first that is not there is "
+                f"'{absent[0]}'{f'; of that name is {there}' if there else ''}. Add what is missing, correct the paths, "
+                "or leave the file out with --exclude."
+            )
+        if unclear:
+            image_file, candidates = unclear[0]
+            files = " or ".join(f"'{candidate}'" for candidate in candidates)
+            problems.append(
+                f"{where}: {counted(len(unclear), 'image')} may be one of several files. The first is '{image_file}': "
+                f"{files}. Put the annotation file where the path leads from, or move the others away."
+            )
+        if repeated:
+            problems.append(
+                f"{where}: {counted(len(repeated), 'image')} annotated a second time, such as '{repeated[0].file}', "
+                f"first in '{repeated[0].annotation_file}'; expected one annotation. Leave one of the files out with "
+                "--exclude, or remove entries."
+            )
+    if problems:
+        raise InputError(problems)
+    if not found:
+        raise InputError(f"The annotation files below '{folder}' list no image. Add some.")
+    if unused := sorted(set(pictures).difference(found)):
+        _LOG.warning(
+            "Without annotation, and left out: %s in the source, such as '%s'.",
+            counted(len(unused), "image"), unused[0],
+        )  # fmt: skip
+    return [found[file] for file in sorted(found)]
+
+
+def _image_files(file: str, beside: PurePath, pictures: Mapping[str, Mapping[PurePath, None]]) -> list[PurePath]:
+    """Return the images that an annotation file may mean: the one that the path leads to, or those that end so."""
     path = PurePosixPath(file)
-    led_to = Path(os.path.normpath(beside / file))
-    same_name = pictures.get(path.name, [])
-    if led_to in same_name:
-        return [led_to]
-    # Paths of other machines, and of folders that a COCO file is not beside.
-    parts = (path.name,) if path.is_absolute() or ":" in path.parts[0] else tuple(p for p in path.parts if p != "..")
-    return [one for one in same_name if one.relative_to(folder).parts[-len(parts) :] == parts]
+    same_name = pictures.get(path.name, {})
+    led_to = PurePath(os.path.normpath(beside / file))
+    if led_to in same_name or not same_name:
+        return [led_to] if same_name else []
+    # A COCO file need not be where its paths lead from, and paths of other machines end alike at most in the name.
+    parts = tuple(part for part in path.parts if part != "..")
+    ending = [picture for picture in same_name if picture.parts[-len(parts) :] == parts]
+    if not ending and (path.is_absolute() or ":" in path.parts[0] or ".." in path.parts):
+        ending = list(same_name)
+    # Of several exports in one source, each has its images beside it, or deeper.
+    shared = [len(os.path.commonpath([beside, picture.parent])) for picture in ending]
+    return [picture for picture, length in zip(ending, shared, strict=True) if length == max(shared)]
 
 
 def _classes_of(found: Sequence[_Found], labels: Mapping[str, str] | None) -> dict[str, frozenset[str]]:
@@ -300,7 +329,7 @@ def _classes_of(found: Sequence[_Found], labels: Mapping[str, str] | None) -> di
             raise InputError("Nothing is drawn on any image, so there is no label. Draw the objects.")
         problems = [
             f"Class '{name}' cannot be a label of this name: it is empty or nnU-Net's own. Give it another one with "
-            f"--label 'NAME={re.escape(name)}', and name every other class to convert with a --label as well."
+            f"--label 'NAME={re.escape(name) or '()'}', and name every other class to convert with a --label as well."
             for name in sorted(counts)
             if not is_usable_label(name)
         ]
@@ -343,12 +372,13 @@ def _groups(files: Sequence[PurePath], group: str | None) -> list[int]:
     texts = [match and match[1 if match.re.groups else 0] for match in matches]
     if lost := [file for file, text in zip(files, texts, strict=True) if not text]:
         raise InputError(
-            f"--group '{group}' finds nothing in the paths of {counted(len(lost), 'image')}, such as '{lost[0]}'. "
-            "Change it, so that it finds the patient, for example, in each."
+            f"--group '{group}' finds nothing in the paths of {counted(len(lost), 'image')}, or nothing with its first "
+            f"group, such as '{lost[0]}'. Change it, so that it finds the patient, for example, in each."
         )
-    first = {text: texts.index(text) for text in dict.fromkeys(texts)}
-    _LOG.info("The images are of %s.", counted(len(first), "group"))
-    return [first[text] for text in texts]
+    first_of: dict[str | None, int] = {}
+    groups = [first_of.setdefault(text, i) for i, text in enumerate(texts)]
+    _LOG.info("The images are of %s.", counted(len(first_of), "group"))
+    return groups
 
 
 def _make_cases(
@@ -361,31 +391,21 @@ def _make_cases(
     jobs: int,
 ) -> list[PolygonCase]:
     """Make the cases and check everything that needs no pixel values."""
-    names = case_names([one.path.relative_to(folder).with_suffix("") for one in found])
+    names = case_names([one.file.with_suffix("") for one in found])
+    headers, problems = for_all(lambda one: read_header(folder / one.file), found, jobs, "Reading headers")
+    if problems:
+        raise InputError(problems)
+    if problems := [*_other_sizes(found, headers), *_faults(found, frozenset().union(*classes.values()))]:
+        raise InputError(problems)
 
-    def make(named: tuple[str, _Found]) -> PolygonCase:
-        name, one = named
-        header, size = read_header(one.path), one.annotated.size_xy
-        if size not in (None, header.size_xy):
-            raise InputError(
-                f"Case '{name}': '{one.annotation_file}' is drawn on an image of {size[0]} x {size[1]} pixels, but "
-                f"'{one.path.relative_to(folder)}' has {header.size_xy[0]} x {header.size_xy[1]}. Restore the image "
-                "that was drawn on."
-            )
-        wanted = frozenset().union(*classes.values())
-        if faulty := [shape for shape in one.annotated.shapes if shape.fault and shape.class_name in wanted]:
-            first = faulty[0]
-            raise InputError(
-                f"Case '{name}': '{one.annotation_file}' has {counted(len(faulty), 'shape')} without a contour, such "
-                f"as shape {first.number}, of class '{first.class_name}', which {first.fault}; expected polygons. Draw "
-                "what is missing, remove such shapes, or leave the class out with --label."
-            )
-        case = PolygonCase(name, one.path, header, one.annotated, classes, spacing_mm_xy, first_pixel)
+    def make(named: tuple[str, _Found, PictureHeader]) -> PolygonCase:
+        name, one, header = named
+        case = PolygonCase(name, folder / one.file, header, one.annotated, classes, spacing_mm_xy, first_pixel)
         grid, contours = case.read_geometry()
         place(contours, grid, case=name, outside=settings.outside)
         return case
 
-    cases, problems = for_all(make, list(zip(names, found, strict=True)), jobs, "Checking polygons")
+    cases, problems = for_all(make, list(zip(names, found, headers, strict=True)), jobs, "Checking polygons")
     if not problems and settings.missing == "error":
         for label, of_label in classes.items():
             lacking = [
@@ -399,3 +419,42 @@ def _make_cases(
     if problems:
         raise InputError(problems)
     return cases
+
+
+def _other_sizes(found: Sequence[_Found], headers: Sequence[PictureHeader]) -> list[str]:
+    """Report, for each annotation file, images of another size than they had when they were annotated."""
+    others: dict[PurePath, list[tuple[_Found, PictureHeader]]] = defaultdict(list)
+    for one, header in zip(found, headers, strict=True):
+        if one.annotated.size_xy not in (None, header.size_xy):
+            others[one.annotation_file].append((one, header))
+    problems = []
+    for file, of_file in others.items():
+        one, header = of_file[0]
+        drawn_on = one.annotated.size_xy or ()
+        expected, there = (" x ".join(map(str, size)) for size in (drawn_on, header.size_xy))
+        turned = " If its EXIF orientation turns it, and the tool did not, remove that from the image."
+        problems.append(
+            f"Annotation file '{file}': {counted(len(of_file), 'image')} of another size than was drawn on. The first "
+            f"is '{one.file}': expected {expected} pixels, found {there}. Restore the images that were drawn on."
+            f"{turned if drawn_on == header.size_xy[::-1] else ''}"
+        )
+    return problems
+
+
+def _faults(found: Sequence[_Found], classes: Collection[str]) -> list[str]:
+    """Report, for each annotation file, shapes of the classes that are no contours."""
+    faulty: dict[PurePath, list[tuple[_Found, Shape]]] = defaultdict(list)
+    for one in found:
+        faulty[one.annotation_file] += [
+            (one, shape) for shape in one.annotated.shapes if shape.fault and shape.class_name in classes
+        ]
+    problems = []
+    for file, of_file in faulty.items():
+        if of_file:
+            one, shape = of_file[0]
+            problems.append(
+                f"Annotation file '{file}': {counted(len(of_file), 'shape')} without a contour. The first is number "
+                f"{shape.number} of image '{one.file}', of class '{shape.class_name}', which {shape.fault}; expected a "
+                "polygon. Draw what is missing, remove such shapes, or leave the class out with --label."
+            )
+    return problems

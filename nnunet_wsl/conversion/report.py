@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import itertools
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ from nnunet_wsl.errors import counted
 
 _LOG = logging.getLogger(__name__)
 
-_MOST_UNDRAWN = 5
-"""Cases without a label that are named one by one."""
+_MOST_NAMED = 5
+"""Cases that are named one by one; more are one line."""
 
 REPORT_FILE = "wsl_report.csv"
 OVERVIEW_FILE = "wsl_overview.png"
@@ -119,10 +120,10 @@ class ObjectReport:
             gaps=" ".join(f"{before}-{after}" for before, after in knowledge.gaps),
             interpolated_slices=sum(gap.last - gap.first - 1 for gap in interpolated),
             gate_mm=round(float(np.mean([gap.gate_mm() for gap in interpolated])), 2) if interpolated else 0.0,
-            volume_mm3=round(volume_mm3, 1),
+            volume_mm3=float(f"{volume_mm3:.6g}"),
             clipped_contours=sum(clipping.contours for clipping in clippings),
-            clipped_area_mm2=round(sum(clipping.area_mm2 for clipping in clippings), 1),
-            clipped_farthest_mm=round(max((clipping.farthest_mm for clipping in clippings), default=0.0), 1),
+            clipped_area_mm2=float(f"{sum(clipping.area_mm2 for clipping in clippings):.4g}"),
+            clipped_farthest_mm=float(f"{max((clipping.farthest_mm for clipping in clippings), default=0.0):.4g}"),
             repeated_contours=sum(repair.repeated for repair in repairs),
             extentless_contours=sum(repair.without_extent for repair in repairs),
             crossing_contours=sum(repair.crossing for repair in repairs),
@@ -198,7 +199,7 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
             _LOG.info("Label '%s': drawn in %s of one slice.", name, counted(len(of_object), "case"))
             continue
         _LOG.info(
-            "Label '%s': drawn in %s, %s (step %s), volume %.1f ml (%.1f to %.1f).",
+            "Label '%s': drawn in %s, %s (step %s), volume %.3g ml (%.3g to %.3g).",
             name, counted(len(of_object), "case"), counted(sum(report.drawn_slices for report in of_object), "slice"),
             ", ".join(map(str, steps)) or "unknown", float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
         )  # fmt: skip
@@ -209,41 +210,55 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
             "others, or --annotated FILE with a list of the annotated slices. The cases: %s.",
             counted(len(unclear), "case"), ", ".join(unclear),
         )  # fmt: skip
-    undrawn = Counter(report.object for report in reports if not report.drawn_slices)
-    for name, count in undrawn.items():
-        if count > _MOST_UNDRAWN:
-            without = [report for report in reports if report.object == name and not report.drawn_slices]
-            _LOG.warning(
-                "Label '%s': no contours in %s, such as '%s'; the object is known to be absent on %d of their %s.",
-                name, counted(count, "case"), without[0].case, sum(report.known_slices for report in without),
-                counted(sum(report.slices for report in without), "slice"),
+    for (label, kind), found in _notes(reports).items():
+        level = logging.INFO if kind.startswith("keyhole") else logging.WARNING
+        if len(found) > _MOST_NAMED:
+            _LOG.log(
+                level, "Label '%s': %s in %s, such as '%s'; %s lists all.",
+                label, kind, counted(len(found), "case"), found[0][0], REPORT_FILE,
             )  # fmt: skip
+            continue
+        for case, text in found:
+            _LOG.log(level, "Case '%s', label '%s': %s.", case, label, text)
+
+
+def _notes(reports: Sequence[ObjectReport]) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """Return what a user should look at: for each label and kind of note, cases and what is to say of them."""
+    notes: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for report in reports:
-        where = f"Case '{report.case}', label '{report.object}'"
-        if report.gaps:
-            _LOG.warning("%s: gaps wider than the usual %s: %s.", where, counted(report.step, "slice"), report.gaps)
-        if not report.drawn_slices and undrawn[report.object] <= _MOST_UNDRAWN:
-            _LOG.warning(
-                "%s: no contours; the object is known to be absent on %d of %s.",
-                where, report.known_slices, counted(report.slices, "slice"),
-            )  # fmt: skip
-        elif report.drawn_slices and report.volume_mm3 == 0:
-            _LOG.warning("%s: the contours enclose no voxel centre, the mask is empty.", where)
-        if report.clipped_contours:
-            _LOG.warning(
-                "%s: %s clipped at the border of the image, %.1f mm2 in all, up to %.1f mm outside.",
-                where, counted(report.clipped_contours, "contour"), report.clipped_area_mm2, report.clipped_farthest_mm,
-            )  # fmt: skip
-        for count, fault in (
-            (report.repeated_contours, "drawn twice, used once"),
-            (report.extentless_contours, "without extent, left out"),
-            (report.crossing_contours, "with self-crossings, reduced to the border of what is enclosed"),
-            (report.spur_contours, "with spurs, which were removed"),
-        ):
-            if count:
-                _LOG.warning("%s: %s %s.", where, counted(count, "contour"), fault)
-        if report.keyhole_contours:
-            _LOG.info("%s: %s divided into rings.", where, counted(report.keyhole_contours, "keyhole contour"))
+        contours = partial(counted, noun="contour")
+        enclosing_none = "the contours enclose no voxel centre, the mask is empty"
+        usual = f"gaps wider than the usual {counted(report.step, 'slice')}"
+        for kind, is_so, text in (
+            ("gaps wider than usual", report.gaps, f"{usual}: {report.gaps}"),
+            (
+                "no contours", not report.drawn_slices,
+                f"no contours; the object is known to be absent on {report.known_slices} of "
+                f"{counted(report.slices, 'slice')}",
+            ),
+            (enclosing_none, report.drawn_slices and not report.volume_mm3, enclosing_none),
+            (
+                "contours clipped at the border of the image", report.clipped_contours,
+                f"{contours(report.clipped_contours)} clipped at the border of the image, "
+                f"{report.clipped_area_mm2:.3g} mm2 in all, up to {report.clipped_farthest_mm:.3g} mm outside",
+            ),
+            *(
+                (f"contours {fault}", number, f"{contours(number)} {fault}")
+                for number, fault in (
+                    (report.repeated_contours, "drawn twice, used once"),
+                    (report.extentless_contours, "without extent, left out"),
+                    (report.crossing_contours, "with self-crossings, reduced to the border of what is enclosed"),
+                    (report.spur_contours, "with spurs, which were removed"),
+                )
+            ),
+            (
+                "keyhole contours divided into rings", report.keyhole_contours,
+                f"{counted(report.keyhole_contours, 'keyhole contour')} divided into rings",
+            ),
+        ):  # fmt: skip
+            if is_so:
+                notes[report.object, kind].append((report.case, text))
+    return notes
 
 
 @rc_context({"text.parse_math": False})  # a name with two $ is no formula

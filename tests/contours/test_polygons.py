@@ -79,6 +79,20 @@ def test_labelme_rectangles(path):
     assert image.shapes[1].points_xy.tolist() == oriented
 
 
+@pytest.mark.parametrize("kind", ["rotation", "quadrilateral"])
+def test_boxes_of_x_anylabeling(path, kind):
+    corners = [[3, 1], [6, 4], [4, 6], [1, 3]]
+    (image,) = labelme(path, shape(corners, kind))
+    assert image.shapes[0].points_xy.tolist() == corners
+
+
+@pytest.mark.parametrize(("width", "height"), [(11.0, 9.0), ("11", "9")])
+def test_whole_numbers_in_any_form(path, width, height):
+    assert labelme(path, imageWidth=width, imageHeight=height)[0].size_xy == (11, 9)
+    images = [{"id": 7.0, "file_name": "a.png", "width": width, "height": height}]
+    assert coco(path, [[1, 2, 5, 2, 3, 6]], images=images)[0].size_xy == (11, 9)
+
+
 def test_labelme_circles(path):
     (image,) = labelme(path, shape([[4.5, 3], [7.5, 7]], "circle"))
     x, y = image.shapes[0].points_xy.T
@@ -101,8 +115,13 @@ def test_labelme_circles(path):
         (shape([[1, 2], [3, 4], [5, "x"]]), "has points that are no pairs of numbers"),
         (shape([[1, 2], [3, 4], [5, float("nan")]]), "has points that are no pairs of numbers"),
         (shape([[1, 2], [3, 4], [5, 1e307]]), "has points that are no pairs of numbers"),
+        (shape([[1, 2], [3, 4], [5, True]]), "has points that are no pairs of numbers"),
+        (shape([[1, 2], [3, 4], [5, "6"]]), "has points that are no pairs of numbers"),
+        (shape(TRIANGLE, ["polygon"]), "is a ['polygon']"),
+        (shape(TRIANGLE, label=None), "has no class"),
+        (shape(TRIANGLE, label="\ud800"), "has no class"),
         (shape(None), "has points that are no pairs of numbers"),
-        ("nothing", "has points that are no pairs of numbers"),
+        ("nothing", "has no class"),
     ],
 )
 def test_labelme_shapes_that_are_no_contours(path, drawn, fault):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -231,9 +233,7 @@ def test_many_images_without_a_label_are_one_warning(tmp_path, raw, caplog):
         annotate(image, [("cell", SQUARE)] if n < 2 else [])
     with caplog.at_level(logging.WARNING):
         convert_polygons(tmp_path / "source", 504, "Cells", settings=ConversionSettings(missing="absent"))
-    assert caplog.messages == [
-        "Label 'cell': no contours in 6 cases, such as 'i2'; the object is known to be absent on 6 of their 6 slices."
-    ]
+    assert caplog.messages == ["Label 'cell': no contours in 6 cases, such as 'i2'; wsl_report.csv lists all."]
 
 
 def test_a_line_says_nothing_of_what_it_encloses(source, raw):
@@ -280,10 +280,11 @@ def test_groups_stay_in_one_fold(tmp_path, raw):
         patients = {part: {case.split("_")[0] for case in fold[part]} for part in ("train", "val")}
         assert not patients["train"] & patients["val"]
         assert len(fold["train"]) + len(fold["val"]) == 18
-    assert problems_of(source, group="patient[0-2]", overwrite=True) == (
-        "--group 'patient[0-2]' finds nothing in the paths of 9 images, such as 'patient3_frame0.png'. Change it, so "
-        "that it finds the patient, for example, in each.",
-    )
+    for expression in ("patient[0-2]", "patient([0-2])|frame"):
+        assert problems_of(source, group=expression, overwrite=True) == (
+            f"--group '{expression}' finds nothing in the paths of 9 images, or nothing with its first group, such as "
+            "'patient3_frame0.png'. Change it, so that it finds the patient, for example, in each.",
+        )
     assert "is not a regular expression" in problems_of(source, group="(", overwrite=True)[0]
 
 
@@ -313,10 +314,18 @@ def test_all_problems_come_together(source, raw):
     annotate(source / "bob.png", [("cell", SQUARE)], imageWidth=HEIGHT, imageHeight=WIDTH)
     annotate(source / "cid.png", [("cell", [[2, 1], [WIDTH + 3, 1], [6, 5]])])
     assert problems_of(source) == (
-        "Case 'ann': 'ann.json' has 1 shape without a contour, such as shape 2, of class 'cell', which is a point; "
-        "expected polygons. Draw what is missing, remove such shapes, or leave the class out with --label.",
-        "Case 'bob': 'bob.json' is drawn on an image of 9 x 13 pixels, but 'bob.png' has 13 x 9. Restore the image "
-        "that was drawn on.",
+        "Annotation file 'bob.json': 1 image of another size than was drawn on. The first is 'bob.png': expected 9 x "
+        "13 pixels, found 13 x 9. Restore the images that were drawn on. If its EXIF orientation turns it, and the "
+        "tool did not, remove that from the image.",
+        "Annotation file 'ann.json': 1 shape without a contour. The first is number 2 of image 'ann.png', of class "
+        "'cell', which is a point; expected a polygon. Draw what is missing, remove such shapes, or leave the class "
+        "out with --label.",
+    )
+    annotate(source / "ann.png", [("cell", SQUARE)])
+    annotate(source / "bob.png", [("cell", [[-2, 1], [4, 1], [6, 5]])])
+    assert problems_of(source) == (
+        "Case 'bob': contour 1 of ROI 'cell 1' lies 2.00 mm outside the image grid (allowed 0.50 mm). Check that the "
+        "contours were drawn on this series, or pass --outside clip.",
         "Case 'cid': contour 1 of ROI 'cell 1' lies 3.00 mm outside the image grid (allowed 0.50 mm). Check that the "
         "contours were drawn on this series, or pass --outside clip.",
     )
@@ -332,15 +341,17 @@ def test_problems_of_files_come_together(source, raw):
     problems = problems_of(source, exclude=["NOTES.json", "broken.json"])
     assert problems == (
         f"Annotation file 'cid.json': expected 1 image (PNG, JPEG, TIFF or BMP) below '{source}', found 0. The first "
-        "that is not there is 'cid.png'. Add what is missing, correct the names, or leave the file out with --exclude.",
+        "that is not there is 'cid.png'. Add what is missing, correct the paths, or leave the file out with --exclude.",
     )
 
 
 def test_an_image_that_is_annotated_twice(source, raw):
     annotate_all(source)
     annotate(source / "second.png", [("cell", SQUARE)], imagePath="ann.png")
-    (problem,) = problems_of(source)
-    assert problem.startswith("Annotation file 'second.json': image 'ann.png' is annotated in 'ann.json' too")
+    assert problems_of(source) == (
+        "Annotation file 'second.json': 1 image annotated a second time, such as 'ann.png', first in 'ann.json'; "
+        "expected one annotation. Leave one of the files out with --exclude, or remove entries.",
+    )
 
 
 def test_an_image_that_may_be_several(tmp_path, raw):
@@ -349,7 +360,7 @@ def test_an_image_that_may_be_several(tmp_path, raw):
     (tmp_path / "source" / "json").mkdir()
     annotate(tmp_path / "source" / "json" / "frame.png", [("cell", SQUARE)])
     (problem,) = problems_of(tmp_path / "source")
-    assert "may be any of 2 files, 'a/frame.png', 'b/frame.png'" in problem
+    assert "1 image may be one of several files. The first is 'frame.png': 'a/frame.png' or 'b/frame.png'." in problem
 
 
 @pytest.mark.parametrize(
@@ -452,18 +463,23 @@ def test_modes(tmp_path, name, image, expected):
     assert read_header(tmp_path / name) == PictureHeader((WIDTH, HEIGHT), len(expected))
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_turned_as_they_are_shown(tmp_path, orientation):
+def test_photographs_are_turned_as_they_are_shown(tmp_path, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(GREY).save(
+        tmp_path / name, **({"tiffinfo": {274: orientation}} if name == "a.tif" else {"exif": exif})
+    )
     # TIFF 6.0, tag 274: which side of the scene the first row and the first column of the file are.
     shown = {
         1: GREY, 2: GREY[:, ::-1], 3: GREY[::-1, ::-1], 4: GREY[::-1], 5: GREY.T, 6: GREY.T[:, ::-1],
         7: GREY.T[::-1, ::-1], 8: GREY.T[::-1],
     }[orientation]  # fmt: skip
-    assert read_picture(tmp_path / "a.png")[0].tolist() == shown.tolist()
-    assert read_header(tmp_path / "a.png").size_xy == shown.shape[::-1]
+    pixels = read_picture(tmp_path / name)[0]
+    assert read_header(tmp_path / name).size_xy == shown.shape[::-1] == pixels.shape[::-1]
+    if name != "a.jpg":  # which changes values
+        assert pixels.tolist() == shown.tolist()
 
 
 def test_pictures_that_are_not_clear(tmp_path):
@@ -477,6 +493,158 @@ def test_pictures_that_are_not_clear(tmp_path):
     Image.fromarray(GREY).save(tmp_path / "stack.tif", save_all=True, append_images=[Image.fromarray(GREY)])
     with pytest.raises(InputError, match="has 2 pages; expected one"):
         read_header(tmp_path / "stack.tif")
+
+
+def tiff(path, samples, dtype, photometric):
+    """Write an uncompressed TIFF of one strip by hand: Pillow cannot write those that it reads wrongly."""
+    kind = {"u": 1, "i": 2, "f": 3}[np.dtype(dtype).kind]
+    data = np.ones((HEIGHT, WIDTH, samples), np.dtype(dtype).newbyteorder("<")).tobytes()
+    bits = np.dtype(dtype).itemsize * 8
+    tags = [(256, WIDTH), (257, HEIGHT), (258, bits), (259, 1), (262, photometric), (273, 8), (277, samples)]
+    tags += [(278, HEIGHT), (279, len(data)), (339, kind)]
+    after = 8 + len(data)
+    many = after + 2 + 12 * len(tags) + 4
+    entries, values = b"", b""
+    for tag, value in tags:
+        if tag in (258, 339) and samples > 2:
+            entries += struct.pack("<HHII", tag, 3, samples, many + len(values))
+            values += struct.pack(f"<{samples}H", *[value] * samples)
+        elif tag in (258, 339) and samples == 2:
+            entries += struct.pack("<HHIHH", tag, 3, 2, value, value)
+        else:
+            entries += struct.pack("<HHII", tag, 4, 1, value)
+    header = struct.pack("<2sHI", b"II", 42, after)
+    path.write_bytes(header + data + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0) + values)
+
+
+@pytest.mark.parametrize(
+    ("samples", "dtype", "photometric"),
+    [(1, "u1", 1), (3, "u1", 2), (1, "u2", 1), (1, "i2", 1), (1, "i4", 1), (1, "f4", 1)],
+)
+def test_tiff_that_is_read_as_it_is(tmp_path, samples, dtype, photometric):
+    tiff(tmp_path / "a.tif", samples, dtype, photometric)
+    assert read_picture(tmp_path / "a.tif").tolist() == np.ones((samples, HEIGHT, WIDTH)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("samples", "dtype", "photometric"),
+    [(3, "u2", 2), (1, "u4", 1), (1, "i1", 1), (5, "u1", 2), (1, "u2", 0), (1, "f8", 1), (2, "u2", 1)],
+)
+def test_tiff_that_would_be_read_as_other_numbers(tmp_path, samples, dtype, photometric):
+    tiff(tmp_path / "a.tif", samples, dtype, photometric)
+    with pytest.raises(InputError, match=r"would not be read as they are|of a kind that is not supported"):
+        read_header(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("colour_type", [2, 4, 6])
+def test_png_of_16_bits_per_colour(tmp_path, colour_type):
+    channels = {2: 3, 4: 2, 6: 4}[colour_type]
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + bytes(2 * channels * WIDTH)) * HEIGHT
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, colour_type, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(InputError, match="would not be read as they are"):
+        read_header(tmp_path / "a.png")
+
+
+def test_too_many_pixels(tmp_path, monkeypatch):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
+    with pytest.raises(InputError, match="Cut it into tiles"):
+        read_header(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("spacing_mm", [0.001, 1.0])
+def test_small_pixels_are_no_less_of_an_object(source, raw, caplog, spacing_mm):
+    annotate_all(source, [("cell", SQUARE), ("core", [[3, 2], [5, 2], [5, 4], [3, 4]])])
+    convert_polygons(source, 504, "Cells", spacing_mm=(spacing_mm,), settings=ConversionSettings(overlap="regions"))
+    assert "empty" not in caplog.text
+    labels = json.loads((raw / "Dataset504_Cells" / "dataset.json").read_text())["labels"]
+    assert list(labels) == ["background", "cell", "core"]  # the larger one first
+    (problem,) = problems_of(
+        source, spacing_mm=(spacing_mm,), settings=ConversionSettings(overlap="priority"), overwrite=True
+    )
+    assert problem.startswith("Label 'core': in all cases its contours enclose ")
+
+
+def coco_beside(folder, names, file):
+    for seed, name in enumerate(names):
+        write_image(folder / "images" / name, seed)
+    content = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "segmentation": [list(chain.from_iterable(SQUARE))]}
+            for n in range(len(names))
+        ],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / file).write_text(json.dumps(content))
+
+
+def test_several_exports_of_the_same_names(tmp_path, raw):
+    for export in ("a", "b"):
+        coco_beside(tmp_path / "source" / export, ["frame_000000.png", "frame_000001.png"], "instances_default.json")
+    convert_polygons(tmp_path / "source", 504, "Cells")
+    names = sorted(path.name.split(".")[0] for path in (raw / "Dataset504_Cells" / "labelsTr").iterdir())
+    assert names == ["a_frame_000000", "a_frame_000001", "b_frame_000000", "b_frame_000001"]
+
+
+def test_problems_of_many_images_are_one_per_file(tmp_path, raw):
+    names = [f"{n}.png" for n in range(7)]
+    coco_beside(tmp_path / "source", names, "instances.json")
+    path = tmp_path / "source" / "annotations" / "instances.json"
+    (tmp_path / "source" / "annotations" / "person.json").write_bytes(path.read_bytes())
+    (problem,) = problems_of(tmp_path / "source")
+    assert "7 images annotated a second time" in problem
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"][:6]:
+        annotation["segmentation"] = {"counts": [1], "size": [HEIGHT, WIDTH]}
+    path.write_text(json.dumps(content))
+    (problem,) = problems_of(tmp_path / "source", exclude=["*person.json"])
+    assert problem.startswith(
+        "Annotation file 'annotations/instances.json': 6 shapes without a contour. The first is number 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "is_found"),
+    [
+        ("../../label-studio/data/media/upload/1/ann.png", True),
+        ("C:\\data\\ann.png", True),
+        ("/home/me/ann.png", True),
+        ("https://host/ann.png", True),
+        ("train/ann.png", False),  # it might be another image of that name
+        ("", False),
+        (".", False),
+        ("..", False),
+    ],
+)
+def test_paths_of_other_machines(source, raw, written, is_found):
+    annotate_all(source)
+    annotate(source / "ann.png", [("cell", SQUARE)], imagePath=written)
+    if is_found:
+        convert_polygons(source, 504, "Cells")
+    else:
+        (problem,) = problems_of(source)
+        assert problem.startswith("Annotation file 'ann.json': expected 1 image ")
+        assert ("; of that name is 'ann.png'" in problem) == written.endswith("png")
+
+
+def test_hidden_files_and_folders_are_passed_over(source, raw, tmp_path):
+    annotate_all(source)
+    for folder in (".ipynb_checkpoints", ".thumbs"):
+        (source / folder).mkdir()
+        (source / folder / "ann-checkpoint.json").write_text("{}")
+        write_image(source / folder / "ann.png", 1)
+    (source / "._ann.json").write_bytes(b"\0")
+    convert_polygons(source, 504, "Cells")
+    convert_pictures(source, tmp_path / "new")
+    assert len(list((tmp_path / "new").iterdir())) == len(list((raw / "Dataset504_Cells" / "labelsTr").iterdir())) == 3
 
 
 @needs_data
