@@ -33,7 +33,10 @@ _CONVERTED = {"1": "L", "P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 """Modes of Pillow that others say as well."""
 
 
-_PHOTOMETRIC, _BITS, _SAMPLES, _SAMPLE_FORMAT = 262, 258, 277, 339
+_QUARTER_TURNS = (5, 6, 7, 8)
+"""Orientations, in TIFF and EXIF, that exchange width and height."""
+
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 258, 262, 274, 277, 339
 """Tags of TIFF 6.0."""
 
 _DEEP_GREY = ((16, 1), (16, 2), (32, 2), (32, 3))
@@ -80,12 +83,8 @@ def read_header(path: Path) -> PictureHeader:
     """
     with _opened(path) as image:
         num_channels = 1 if _mode(image, path) in (*_GREY, "LA") else 3
-        size_xy = image.size
-        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    if is_turned:  # Pillow tells the size of some formats as it is then, of others as it is in the file
-        height, width = read_picture(path).shape[1:]
-        size_xy = width, height
-    return PictureHeader(size_xy, num_channels)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+        return PictureHeader(image.size[::-1] if turned else image.size, num_channels)
 
 
 def read_picture(path: Path) -> npt.NDArray[Any]:
@@ -237,7 +236,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             _check_pages(image, path)
-            _check_depth(image, path)
+            _check_numbers(image, path)
             yield image
     except InputError:
         raise
@@ -260,14 +259,16 @@ def _check_pages(image: Image.Image, path: Path) -> None:
         raise InputError(f"Image '{path}' has {pages} pages; expected one. Save each as a file of its own.")
 
 
-def _check_depth(image: Image.Image, path: Path) -> None:
-    """Refuse what Pillow would cut to 8 bits per colour, or read as other numbers than the file has."""
+def _check_numbers(image: Image.Image, path: Path) -> None:
+    """Refuse what Pillow would cut to 8 bits per colour, or read as others than those of the file."""
     cut = image.mode not in _GREY and ";16" in str(getattr(image, "tile", ""))
     if tags := getattr(image, "tag_v2", None):
         samples, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
         kind, inverted = tags.get(_SAMPLE_FORMAT, (1,))[0], tags.get(_PHOTOMETRIC) == 0
         plain = bits <= 8 and kind == 1 and samples <= 4
         cut = not plain and not (samples == 1 and not inverted and (bits, kind) in _DEEP_GREY)
+        if tags.get(_ORIENTATION) in _QUARTER_TURNS:  # Pillow 12 and 13 mix up the pixels of uncompressed ones
+            raise InputError(f"Image '{path}' is a TIFF that is stored turned by its orientation. Save it upright.")
     if cut:
         raise InputError(
             f"Image '{path}' has numbers that would not be read as they are: expected 8 bits per colour, or grey of 16 "

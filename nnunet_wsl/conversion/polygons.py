@@ -89,7 +89,10 @@ class PolygonCase:
 
     def read(self) -> CaseContent:
         """Read the image and the contours of the labels."""
-        return CaseContent(read_picture(self.path)[:, None], *self.read_geometry())
+        pixels = read_picture(self.path)
+        if pixels.shape[:0:-1] != self.header.size_xy:
+            raise InputError(f"Case '{self.name}': '{self.path}' has changed since it was checked. Convert again.")
+        return CaseContent(pixels[:, None], *self.read_geometry())
 
 
 @dataclass(frozen=True)
@@ -275,8 +278,8 @@ def _find(annotations: Sequence[_Annotation], pictures: Sequence[PurePath], fold
             problems.append(
                 f"{where}: expected {counted(len(annotation.images), 'image')} (PNG, JPEG, TIFF or BMP) below "
                 f"'{folder}', found {len(annotation.images) - len(absent)}. The first that is not there is "
-                f"'{absent[0]}'{f'; of that name is {there}' if there else ''}. Add what is missing, correct the paths, "
-                "or leave the file out with --exclude."
+                f"'{absent[0]}'{f'; of that name is {there}' if there else ''}. Add what is missing, correct the "
+                "paths, or leave the file out with --exclude."
             )
         if unclear:
             image_file, candidates = unclear[0]

@@ -463,8 +463,10 @@ def test_modes(tmp_path, name, image, expected):
     assert read_header(tmp_path / name) == PictureHeader((WIDTH, HEIGHT), len(expected))
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("name", "orientation"),
+    [(name, n) for name in ("a.png", "a.jpg", "a.tif") for n in range(1, 9 if name < "a.t" else 5)],
+)
 def test_photographs_are_turned_as_they_are_shown(tmp_path, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -480,6 +482,14 @@ def test_photographs_are_turned_as_they_are_shown(tmp_path, orientation, name):
     assert read_header(tmp_path / name).size_xy == shown.shape[::-1] == pixels.shape[::-1]
     if name != "a.jpg":  # which changes values
         assert pixels.tolist() == shown.tolist()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_turned_tiff_is_refused(tmp_path, orientation):
+    Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={274: orientation})
+    for read_it in (read_header, read_picture):
+        with pytest.raises(InputError, match="stored turned by its orientation. Save it upright"):
+            read_it(tmp_path / "a.tif")
 
 
 def test_pictures_that_are_not_clear(tmp_path):
