@@ -267,7 +267,7 @@ def _check_numbers(image: Image.Image, path: Path) -> None:
         kind, inverted = tags.get(_SAMPLE_FORMAT, (1,))[0], tags.get(_PHOTOMETRIC) == 0
         plain = bits <= 8 and kind == 1 and samples <= 4
         cut = not plain and not (samples == 1 and not inverted and (bits, kind) in _DEEP_GREY)
-        if tags.get(_ORIENTATION) in _QUARTER_TURNS:  # Pillow 12 and 13 mix up the pixels of uncompressed ones
+        if tags.get(_ORIENTATION) in _QUARTER_TURNS:  # Pillow 13 mixes up the pixels of uncompressed ones
             raise InputError(f"Image '{path}' is a TIFF that is stored turned by its orientation. Save it upright.")
     if cut:
         raise InputError(

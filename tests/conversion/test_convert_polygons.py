@@ -488,7 +488,7 @@ def test_photographs_are_turned_as_they_are_shown(tmp_path, orientation, name):
 def test_turned_tiff_is_refused(tmp_path, orientation):
     Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={274: orientation})
     for read_it in (read_header, read_picture):
-        with pytest.raises(InputError, match="stored turned by its orientation. Save it upright"):
+        with pytest.raises(InputError, match=r"stored turned by its orientation\. Save it upright"):
             read_it(tmp_path / "a.tif")
 
 
