@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,9 +44,12 @@ def rasterise(placed: PlacedContours, object_name: str) -> NDArray[np.bool_]:
     """
     mask = np.zeros(placed.grid.shape_zyx, dtype=np.bool_)
     for k, contours in placed.of(object_name).items():
-        for source in {contour.source for contour in contours}:
-            polygons = [c.points_yx_vox for c in contours if c.closed and c.source == source]
-            mask[k] |= _even_odd(polygons, placed.grid.shape_zyx[1:])
+        polygons_of: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        for contour in contours:
+            if contour.closed:
+                polygons_of[contour.source].append(contour.points_yx_vox)
+        for polygons in polygons_of.values():
+            _add_even_odd(mask[k], polygons)
     return mask
 
 
@@ -92,10 +96,9 @@ def drawn_slices(placed: PlacedContours, object_name: str) -> NDArray[np.int64]:
     return np.array(list(placed.of(object_name)), dtype=np.int64)
 
 
-def _even_odd(polygons_yx: Sequence[NDArray[np.float64]], shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
-    """Fill polygons, shape (y, x): every crossing of a row flips the pixels from there on."""
-    height, width = shape_yx
-    inside = np.zeros(shape_yx, dtype=np.bool_)
+def _add_even_odd(mask: NDArray[np.bool_], polygons_yx: Sequence[NDArray[np.float64]]) -> None:
+    """Fill polygons in a mask (y, x), in place: every crossing of a row flips the pixels from there on."""
+    height, width = mask.shape
     start = np.concatenate([np.empty((0, 2)), *polygons_yx])
     end = np.concatenate([np.empty((0, 2)), *(np.roll(polygon, -1, axis=0) for polygon in polygons_yx)])
     # Both directions of an edge give the same crossings, to the last bit, when it is walked one way.
@@ -104,15 +107,14 @@ def _even_odd(polygons_yx: Sequence[NDArray[np.float64]], shape_yx: tuple[int, i
     first, stop = (np.clip(np.ceil(y), 0, height).astype(np.int64) for y in (y0, y1))
     edge, row = _ranges(first, stop)
     if not len(row):
-        return inside
+        return
     x = x0[edge] + (row - y0[edge]) / (y1 - y0)[edge] * (x1 - x0)[edge]
     column = np.clip(np.ceil(x), 0, width).astype(np.int64)
     top, left = row.min(), column.min()
     flips = np.zeros((row.max() - top + 1, column.max() - left + 1), dtype=np.int32)
     np.add.at(flips, (row - top, column - left), 1)
     # The last column holds only the flips that end a run.
-    inside[top : row.max() + 1, left : column.max()] = np.cumsum(flips, axis=1)[:, :-1] % 2 == 1
-    return inside
+    mask[top : row.max() + 1, left : column.max()] |= np.cumsum(flips, axis=1)[:, :-1] % 2 == 1
 
 
 def _passed(contour: PlacedContour, shape_yx: tuple[int, int]) -> NDArray[np.int64]:
