@@ -27,6 +27,9 @@ from nnunet_wsl.errors import counted
 
 _LOG = logging.getLogger(__name__)
 
+_LARGEST_SHOWN = 1000
+"""Pixels of a side that the picture shows at most."""
+
 _MOST_NAMED = 5
 """Cases that are named one by one; more are one line."""
 
@@ -309,29 +312,37 @@ def draw_overview(
     shows_ignore = False
     for row, sketch in zip(axes, sketches, strict=True):
         k = sketch.slice_index
-        image = read_slice(image_path(dataset, sketch.case, 0), k).astype(np.float32)
+        whole = read_slice(image_path(dataset, sketch.case, 0), k)
+        height, width = whole.shape
+        # As much as can be seen: pictures of whole slides would take minutes, and gigabytes of memory.
+        step = -(-max(height, width) // _LARGEST_SHOWN)
+        image = whole[::step, ::step].astype(np.float32)
+        show = {"interpolation": "nearest", "extent": (-0.5, width - 0.5, height - 0.5, -0.5)}
         low, high = np.percentile(image, (1, 99.5))
         panels = dict(zip(titles, row, strict=True))
         for title, axis in panels.items():
             if title != "relevance":
-                axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
-        labels = read_slice(label_path(dataset, sketch.case), k)
+                axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), **show)
+        labels = read_slice(label_path(dataset, sketch.case), k)[::step, ::step]
         shows_ignore |= bool((labels > len(shown)).any())
-        panels["label map"].imshow(overlay[labels], interpolation="nearest")
+        panels["label map"].imshow(overlay[labels], **show)
         if has_relevance:
             maps = [read_slice(image_path(dataset, sketch.case, c), k) for c in range(image_channels, channels)]
-            panels["relevance"].imshow(np.max(maps, axis=0), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            # The largest of every step x step pixels: lines would have gaps.
+            relevance = np.maximum.reduceat(np.max(maps, axis=0), np.arange(0, height, step), axis=0)
+            relevance = np.maximum.reduceat(relevance, np.arange(0, width, step), axis=1)
+            panels["relevance"].imshow(relevance, cmap="magma", vmin=0, vmax=1, **show)
         if predictions:
-            predicted = read_slice(predictions / f"{sketch.case}{FILE_ENDING}", k)
-            panels["prediction"].imshow(overlay[predicted], interpolation="nearest")
+            predicted = read_slice(predictions / f"{sketch.case}{FILE_ENDING}", k)[::step, ::step]
+            panels["prediction"].imshow(overlay[predicted], **show)
         for label, points_yx in sketch.polylines:
             for title in ("image and contours", "prediction"):
                 if title in panels:
                     panels[title].plot(points_yx[:, 1], points_yx[:, 0], color=colours[label - 1], linewidth=1.2)
         for axis in row:
             axis.set_aspect(sketch.spacing_mm_yx[0] / sketch.spacing_mm_yx[1])
-            axis.set_xlim(-0.5, image.shape[1] - 0.5)
-            axis.set_ylim(image.shape[0] - 0.5, -0.5)
+            axis.set_xlim(-0.5, width - 0.5)
+            axis.set_ylim(height - 0.5, -0.5)
             axis.set_xticks([])
             axis.set_yticks([])
         row[0].set_ylabel(f"{sketch.case}, slice {k}", fontsize=8)
