@@ -5,6 +5,7 @@ import pytest
 from conversion.phantom import RECTANGLE_YX, SHAPE_ZYX, grid, voxels
 from PIL import Image
 
+from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion.dataset import image_path, label_path, write_volume
 from nnunet_wsl.conversion.report import CaseSketch, draw_overview
 
@@ -28,3 +29,29 @@ def test_all_sketches_are_drawn(tmp_path):
     six, seven, eight = (height_of_picture(tmp_path, "ann", "GTV", rows) for rows in (6, 7, 8))
     assert seven - six > 100
     assert eight - seven == pytest.approx(seven - six, abs=1)
+
+
+def test_thin_lines_of_large_images_are_shown(tmp_path):
+    """Far more pixels than the picture has: a line of one pixel must not fall between those that are shown."""
+    height, width = 1501, 5003
+    empty = np.zeros((1, height, width), np.float32)
+    lines = empty.copy()
+    lines[0, 703] = lines[0, :, 4001] = 1
+    large = Grid((0, 0, 0), (1, 1, 1), np.eye(3), empty.shape)
+    pictures = []
+    for relevance in (empty, lines):
+        for path, volume in (
+            (image_path(tmp_path, "ann", 0), np.full(empty.shape, 99, np.uint8)),
+            (image_path(tmp_path, "ann", 1), relevance),
+            (label_path(tmp_path, "ann"), empty.astype(np.uint8)),
+        ):
+            path.parent.mkdir(exist_ok=True)
+            write_volume(path, volume, large)
+        sketch = CaseSketch("ann", 0, (), size_mm_yx=(height, width), spacing_mm_yx=(1, 1))
+        draw_overview(tmp_path, [sketch], objects=["GTV"], image_channels=1, channels=2)
+        with Image.open(tmp_path / "wsl_overview.png") as picture:
+            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
+    differs = (pictures[0] != pictures[1]).any(axis=-1)
+    rows, columns = differs.any(axis=1).sum(), differs.any(axis=0).sum()  # from border to border of the panel
+    assert columns > 300
+    assert rows == pytest.approx(columns * height / width, rel=0.05)
