@@ -82,6 +82,11 @@ def parse_tolerances(arguments: list[str]) -> dict[str | None, float]:
     return tolerances_mm
 
 
+def rounded(value: float, digits: int) -> str:
+    """Return a number with so many decimals, or with three significant digits if these would be zeros."""
+    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10 ** (1 - digits) else f"{value:.3g}"
+
+
 def print_means(result: Run) -> None:
     """Print mean and bootstrap interval of every object and metric, and what lies behind them."""
     import numpy as np
@@ -95,7 +100,8 @@ def print_means(result: Run) -> None:
             title = f"{metric.title} at {result.tolerances_mm[key]:g} mm" if metric.key == "NSD" else metric.title
             if len(defined):
                 low, high = result.interval(key, metric.key)
-                text = f"{defined.mean():.{metric.digits}f} ({low:.{metric.digits}f} to {high:.{metric.digits}f})"
+                mean, lowest, highest = (rounded(value, metric.digits) for value in (defined.mean(), low, high))
+                text = f"{mean} ({lowest} to {highest})"
             else:
                 text = "undefined"
             num_undefined = len(values) - len(defined)

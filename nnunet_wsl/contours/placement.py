@@ -25,7 +25,7 @@ soft-tissue sarcoma data. Half a spacing off, the slice that is meant is a guess
 GRID_TOLERANCE_VOX = 0.5
 """How far a contour may stick out of the image, which ends half a voxel beyond the outer voxel centres."""
 
-_REMEDY_OUTSIDE = "Check that the contours were drawn on this series, or pass --outside clip."
+_REMEDY_OUTSIDE = "Check that the contours were drawn on this image, or pass --outside clip."
 _DECIMALS_VOX = 6  # removes the noise of the change of coordinates, so that ties stay ties
 
 
@@ -74,8 +74,8 @@ class Clipping:
     def __str__(self) -> str:
         """Return one sentence for a log."""
         return (
-            f"{counted(self.contours, 'contour')} of ROI '{self.source}' clipped: {self.area_mm2:.1f} mm2 "
-            f"outside the image, up to {self.farthest_mm:.1f} mm away"
+            f"{counted(self.contours, 'contour')} of ROI '{self.source}' clipped: {self.area_mm2:.3g} mm2 "
+            f"outside the image, up to {self.farthest_mm:.3g} mm away"
         )
 
 

@@ -34,6 +34,7 @@ from nnunet_wsl.conversion.annotation import AnnotationRule, SliceKnowledge, lab
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.cropped import CroppedMask, overlap
 from nnunet_wsl.conversion.dataset import (
+    COLOUR_CHANNELS,
     MAX_OBJECTS,
     build_dataset,
     image_path,
@@ -337,6 +338,7 @@ def convert_cases(
             shown=[values.innermost(value) for value in range(1, values.ignore)],
             image_channels=len(image_channels),
             channels=len(image_channels) + len(relevance_channels),
+            in_colour=tuple(image_channels) == COLOUR_CHANNELS,
         )
     log_reports(reports)
     _log_never_together(objects, prepared, settings)
@@ -658,8 +660,9 @@ def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[CroppedMas
         (name, inside) for name, mask in zip(objects, masks, strict=True) if (inside := np.asarray(mask)[shared]).any()
     ]
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
+    digits = ".1f" if voxel_mm3 > 0.1 else ".3g"
     if problems := [
-        f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:.1f} mm3 ({num_voxels} "
+        f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:{digits}} mm3 ({num_voxels} "
         "voxels), but a voxel can have one label only. Pass --overlap regions to learn both, --overlap priority to "
         "give such voxels to the label that is named first, or correct the contours."
         for (a, inside_a), (b, inside_b) in itertools.combinations(there, 2)

@@ -30,6 +30,9 @@ FILE_ENDING = ".nii.gz"
 RELEVANCE_CHANNEL_NAME = "noNorm"
 """Channel name that keeps nnU-Net from normalising the relevance; several channels may share it."""
 
+COLOUR_CHANNELS = ("R", "G", "B")
+"""Names of the channels of colour images; their order is that of the channels."""
+
 MAX_OBJECTS = 253
 """Labels are one byte: background, objects, ignore."""
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from nnunet_wsl.contours import Grid
-from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, write_volume
+from nnunet_wsl.conversion.dataset import COLOUR_CHANNELS, FILE_ENDING, build_dataset, write_volume
 from nnunet_wsl.conversion.naming import case_names
 from nnunet_wsl.conversion.series import files_below
 from nnunet_wsl.errors import InputError, counted, last_line
@@ -25,7 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
-CHANNELS_OF_COLOURS = {1: ("grey",), 3: ("R", "G", "B")}
+CHANNELS_OF_COLOURS = {1: ("grey",), 3: COLOUR_CHANNELS}
 """nnU-Net's names of the channels of grey images and of colour ones."""
 
 _GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B")
@@ -212,7 +212,7 @@ def convert_pictures(
     if problems:
         raise InputError(problems)
     files = [path.relative_to(folder) for path in paths]
-    channels_of(list(zip(files, headers, strict=True)))
+    num_channels = channels_of(list(zip(files, headers, strict=True)))
     with build_dataset(target, overwrite=False) as building:
 
         def write(named: tuple[str, Path]) -> None:
@@ -226,7 +226,7 @@ def convert_pictures(
         _, problems = for_all(write, list(zip(names, paths, strict=True)), jobs, "Converting images")
         if problems:
             raise InputError(problems)
-    _LOG.info("Wrote %s to %s.", counted(len(paths), "image"), target)
+    _LOG.info("Wrote %s with %s to %s.", counted(len(paths), "image"), counted(num_channels, "channel"), target)
     return target
 
 

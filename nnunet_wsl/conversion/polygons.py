@@ -8,7 +8,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, takewhile
+from operator import eq
 from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
@@ -274,7 +275,8 @@ def _find(annotations: Sequence[_Annotation], pictures: Sequence[PurePath], fold
             else:
                 found[candidates[0]] = _Found(candidates[0], annotation.file, image)
         if absent:
-            there = " and ".join(f"'{file}'" for file in by_name.get(PurePosixPath(absent[0]).name, ()))
+            name = PurePosixPath(absent[0]).name.lower()
+            there = " and ".join(f"'{picture}'" for picture in pictures if picture.name.lower() == name)
             problems.append(
                 f"{where}: expected {counted(len(annotation.images), 'image')} (PNG, JPEG, TIFF or BMP) below "
                 f"'{folder}', found {len(annotation.images) - len(absent)}. The first that is not there is "
@@ -298,6 +300,11 @@ def _find(annotations: Sequence[_Annotation], pictures: Sequence[PurePath], fold
         raise InputError(problems)
     if not found:
         raise InputError(f"The annotation files below '{folder}' list no image. Add some.")
+    if empty := [one for one in found.values() if not one.annotated.shapes]:
+        _LOG.warning(
+            "On %s nothing is drawn, such as '%s'. Remove what nobody has worked on from the annotation files.",
+            counted(len(empty), "listed image"), empty[0].file,
+        )  # fmt: skip
     if unused := sorted(set(pictures).difference(found)):
         _LOG.warning(
             "Without annotation, and left out: %s in the source, such as '%s'.",
@@ -318,9 +325,16 @@ def _image_files(file: str, beside: PurePath, pictures: Mapping[str, Mapping[Pur
     ending = [picture for picture in same_name if picture.parts[-len(parts) :] == parts]
     if not ending and (path.is_absolute() or ":" in path.parts[0] or ".." in path.parts):
         ending = list(same_name)
-    # Of several exports in one source, each has its images beside it, or deeper.
-    shared = [len(os.path.commonpath([beside, picture.parent])) for picture in ending]
-    return [picture for picture, length in zip(ending, shared, strict=True) if length == max(shared)]
+    # As much as possible of the path; then, as several exports in one source have their images, beside it or deeper.
+    nearness = {
+        picture: (
+            sum(1 for _ in takewhile(bool, map(eq, picture.parts[::-1], path.parts[::-1]))),
+            len(PurePath(os.path.commonpath([beside, picture.parent])).parts),
+            picture.parent == beside,
+        )
+        for picture in ending
+    }
+    return [picture for picture in ending if nearness[picture] == max(nearness.values())]
 
 
 def _classes_of(found: Sequence[_Found], labels: Mapping[str, str] | None) -> dict[str, frozenset[str]]:
@@ -370,6 +384,7 @@ def _classes_of(found: Sequence[_Found], labels: Mapping[str, str] | None) -> di
 def _groups(files: Sequence[PurePath], group: str | None) -> list[int]:
     """Return a number for each image that those of its group share, see :func:`convert_polygons`."""
     if group is None:
+        _LOG.info("Every image may be in another fold. If several are of one patient, say with --group how to tell.")
         return list(range(len(files)))
     matches = [re.search(group, file.as_posix()) for file in files]
     texts = [match and match[1 if match.re.groups else 0] for match in matches]

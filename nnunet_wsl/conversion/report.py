@@ -273,6 +273,7 @@ def draw_overview(
     image_channels: int,
     channels: int,
     shown: Sequence[int] | None = None,
+    in_colour: bool = False,
     predictions: Path | None = None,
     output: Path | None = None,
 ) -> None:
@@ -291,6 +292,8 @@ def draw_overview(
     shown : sequence of int, optional
         Index of the object in whose colour each label value 1, 2, ... is shown; the value after the last is ignore.
         By default value 1 is the first object, and so on.
+    in_colour : bool
+        Whether the first three channels are red, green and blue, to be shown together; else the first one is shown.
     predictions : Path, optional
         Folder with a predicted label map of every case, for a column of its own.
     output : Path, optional
@@ -312,17 +315,18 @@ def draw_overview(
     shows_ignore = False
     for row, sketch in zip(axes, sketches, strict=True):
         k = sketch.slice_index
-        whole = read_slice(image_path(dataset, sketch.case, 0), k)
-        height, width = whole.shape
+        colours_of = [read_slice(image_path(dataset, sketch.case, c), k) for c in range(3 if in_colour else 1)]
+        height, width = colours_of[0].shape
         # As much as can be seen: pictures of whole slides would take minutes, and gigabytes of memory.
         step = -(-max(height, width) // _LARGEST_SHOWN)
-        image = whole[::step, ::step].astype(np.float32)
+        image = np.stack([plane[::step, ::step] for plane in colours_of], axis=-1).astype(np.float32)
         show = {"interpolation": "nearest", "extent": (-0.5, width - 0.5, height - 0.5, -0.5)}
         low, high = np.percentile(image, (1, 99.5))
+        image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
         panels = dict(zip(titles, row, strict=True))
         for title, axis in panels.items():
             if title != "relevance":
-                axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), **show)
+                axis.imshow(image if in_colour else image[..., 0], cmap="gray", vmin=0, vmax=1, **show)
         labels = read_slice(label_path(dataset, sketch.case), k)[::step, ::step]
         shows_ignore |= bool((labels > len(shown)).any())
         panels["label map"].imshow(overlay[labels], **show)

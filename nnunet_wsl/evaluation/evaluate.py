@@ -27,6 +27,10 @@ DISTRIBUTIONS_FILE = "distributions.png"
 WORST_CASES_FILE = "worst_cases.png"
 
 
+_WIDEST_VOX = 10
+"""Tolerance of the NSD, in the longest side of a voxel, above which there is a warning."""
+
+
 def evaluate_folders(
     pred: Path,
     ref: Path,
@@ -90,15 +94,27 @@ def evaluate_folders(
         )
         files = {pair.name: pair for pair in pairs}
         objects = {obj.key: obj for obj in labels.objects}
-        views = [
-            CaseView.of(case, objects[key], *read_pair(files[case.case], reader, labels), labels.ignore)
+        worst = [
+            (case, objects[key], *read_pair(files[case.case], reader, labels))
             for case, key in worst_first(run)[:WORST_CASES]
         ]
+        views = [CaseView.of(*of_case, labels.ignore) for of_case in worst]
+        _warn_of_wide_tolerances(labels, min(max(ref.spacing_mm_zyx) for *_, ref in worst))
         run.write(folder)
         draw_distributions(run, folder / DISTRIBUTIONS_FILE)
         draw_worst_cases(views, folder / WORST_CASES_FILE)
     _LOG.info("Scored %s; wrote %s.", counted(len(run.cases), "case"), out)
     return run
+
+
+def _warn_of_wide_tolerances(labels: ScoredLabels, voxel_mm: float) -> None:
+    """Warn of tolerances of the NSD that are many voxels, as 1 mm is in microscopy: everything would be within."""
+    if wide := [obj for obj in labels.objects if obj.tolerance_mm > _WIDEST_VOX * voxel_mm]:
+        _LOG.warning(
+            "The tolerance of the NSD is %g mm for '%s', which is %.3g voxels: it hardly tells good from bad. Give "
+            "about one voxel, for example --tolerance-mm %.3g.",
+            wide[0].tolerance_mm, wide[0].name, wide[0].tolerance_mm / voxel_mm, voxel_mm,
+        )  # fmt: skip
 
 
 def _score(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores:

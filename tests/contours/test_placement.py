@@ -75,7 +75,7 @@ def test_outside_the_grid(grid, draw, corner_yx, outside_mm, allowed_mm):
     (problem,) = problems_of([draw(grid, 2, [*SQUARE, corner_yx])], grid)
     assert problem == (
         f"Case 'patient_007': contour 1 of ROI 'GTV' lies {outside_mm} mm outside the image grid (allowed "
-        f"{allowed_mm} mm). Check that the contours were drawn on this series, or pass --outside clip."
+        f"{allowed_mm} mm). Check that the contours were drawn on this image, or pass --outside clip."
     )
 
 
@@ -107,7 +107,7 @@ def test_many_contours_of_one_fault_are_one_problem(grid, draw):
     (problem,) = problems_of(contours, grid)
     assert problem == (
         "Case 'patient_007': contour 3, the worst of 3, of ROI 'GTV' lies 12.00 mm beyond the last slice of the "
-        "image, where it has no slice. Check that the contours were drawn on this series, or pass --outside clip."
+        "image, where it has no slice. Check that the contours were drawn on this image, or pass --outside clip."
     )
 
 

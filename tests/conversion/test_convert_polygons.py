@@ -230,9 +230,11 @@ def test_many_images_without_a_label_are_one_warning(tmp_path, raw, caplog):
     for n in range(8):
         image = tmp_path / "source" / f"i{n}.png"
         write_image(image, n)
-        annotate(image, [("cell", SQUARE)] if n < 2 else [])
+        annotate(image, [("cell", SQUARE)] if n < 2 else [("disc", SQUARE)])
     with caplog.at_level(logging.WARNING):
-        convert_polygons(tmp_path / "source", 504, "Cells", settings=ConversionSettings(missing="absent"))
+        convert_polygons(
+            tmp_path / "source", 504, "Cells", labels={"cell": "cell"}, settings=ConversionSettings(missing="absent")
+        )
     assert caplog.messages == ["Label 'cell': no contours in 6 cases, such as 'i2'; wsl_report.csv lists all."]
 
 
@@ -325,9 +327,9 @@ def test_all_problems_come_together(source, raw):
     annotate(source / "bob.png", [("cell", [[-2, 1], [4, 1], [6, 5]])])
     assert problems_of(source) == (
         "Case 'bob': contour 1 of ROI 'cell 1' lies 2.00 mm outside the image grid (allowed 0.50 mm). Check that the "
-        "contours were drawn on this series, or pass --outside clip.",
+        "contours were drawn on this image, or pass --outside clip.",
         "Case 'cid': contour 1 of ROI 'cell 1' lies 3.00 mm outside the image grid (allowed 0.50 mm). Check that the "
-        "contours were drawn on this series, or pass --outside clip.",
+        "contours were drawn on this image, or pass --outside clip.",
     )
     assert list(raw.iterdir()) == []
 
@@ -643,6 +645,43 @@ def test_paths_of_other_machines(source, raw, written, is_found):
         (problem,) = problems_of(source)
         assert problem.startswith("Annotation file 'ann.json': expected 1 image ")
         assert ("; of that name is 'ann.png'" in problem) == written.endswith("png")
+
+
+@pytest.mark.parametrize(
+    "written", ["/home/me/project/{}/frame.png", "C:\\project\\{}\\frame.png", "../x/{}/frame.png"]
+)
+def test_as_much_of_a_path_as_possible_must_agree(tmp_path, raw, written):
+    source = tmp_path / "source"
+    for seed, folder in enumerate(("p1", "p2")):
+        write_image(source / folder / "frame.png", seed)
+        annotate(
+            source / f"{folder}.png", [("cell", SQUARE if seed else OVERLAPPING)], imagePath=written.format(folder)
+        )
+    convert_polygons(source, 504, "Cells")
+    assert read(raw, "labelsTr", "p1.nii.gz").tolist() == rectangle((3, 7), (4, 9)).tolist()
+    assert read(raw, "labelsTr", "p2.nii.gz").tolist() == rectangle((1, 5), (2, 6)).tolist()
+
+
+def test_the_image_beside_comes_before_deeper_ones(source, raw):
+    annotate_all(source)
+    write_image(source / "deep" / "ann.png", 5)
+    annotate(source / "ann.png", [("cell", SQUARE)], imagePath="/home/me/ann.png")
+    convert_polygons(source, 504, "Cells")
+    assert sorted(path.name for path in (raw / "Dataset504_Cells" / "labelsTr").iterdir())[0] == "ann.nii.gz"
+
+
+def test_a_name_in_other_letter_case_is_pointed_to(source, raw):
+    annotate_all(source)
+    (source / "ann.png").rename(source / "ann.PNG")
+    (problem,) = problems_of(source)
+    assert "'ann.png'; of that name is 'ann.PNG'." in problem
+
+
+def test_listed_images_without_shapes_are_a_warning(source, raw, caplog):
+    annotate_all(source)
+    annotate(source / "bob.png", [])
+    convert_polygons(source, 504, "Cells", settings=ConversionSettings(missing="absent"))
+    assert "On 1 listed image nothing is drawn, such as 'bob.png'." in caplog.text
 
 
 def test_hidden_files_and_folders_are_passed_over(source, raw, tmp_path):

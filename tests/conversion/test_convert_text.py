@@ -491,7 +491,7 @@ def test_contours_outside_the_image(source, raw):
     path = write_contour(source / "contourfiles" / "HF-1" / "i", 2, 1, "i", RECTANGLE_YX + np.array([0, 5]))
     assert only_problem_of(source, raw) == (
         f"Case 'ann_phase01': contour 1 of ROI '{path.relative_to(source)}' lies 2.20 mm outside the image grid "
-        "(allowed 0.55 mm). Check that the contours were drawn on this series, or pass --outside clip."
+        "(allowed 0.55 mm). Check that the contours were drawn on this image, or pass --outside clip."
     )
     settings = ConversionSettings(missing="unknown", overlap="priority", outside="clip")
     target = convert_text(source, 503, "Test", settings=settings)

@@ -31,6 +31,24 @@ def test_all_sketches_are_drawn(tmp_path):
     assert eight - seven == pytest.approx(seven - six, abs=1)
 
 
+def test_colours_are_shown(tmp_path):
+    plane = np.zeros((3, 1, 40, 60), np.uint8)
+    plane[2, 0, 10:30, 20:50] = 200  # blue only
+    shape = Grid((0, 0, 0), (1, 1, 1), np.eye(3), (1, 40, 60))
+    for channel in range(3):
+        path = image_path(tmp_path, "ann", channel)
+        path.parent.mkdir(exist_ok=True)
+        write_volume(path, plane[channel], shape)
+    label_path(tmp_path, "ann").parent.mkdir()
+    write_volume(label_path(tmp_path, "ann"), np.zeros((1, 40, 60), np.uint8), shape)
+    sketch = CaseSketch("ann", 0, (), size_mm_yx=(40, 60), spacing_mm_yx=(1, 1))
+    draw_overview(tmp_path, [sketch], objects=["GTV"], image_channels=3, channels=3, in_colour=True)
+    with Image.open(tmp_path / "wsl_overview.png") as picture:
+        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), -1, 0)
+    is_blue = (blue > 200) & (red < 30) & (green < 30)
+    assert 0.2 < is_blue.sum() / ((red < 30) & (green < 30)).sum() < 0.3  # 600 of 2400 pixels
+
+
 def test_thin_lines_of_large_images_are_shown(tmp_path):
     """Far more pixels than the picture has: a line of one pixel must not fall between those that are shown."""
     height, width = 1501, 5003

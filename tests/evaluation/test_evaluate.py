@@ -498,3 +498,16 @@ def test_tolerance_arguments():
     assert [problem.split("'")[1] for problem in caught.value.problems] == [
         "a=2", "b=", "mm", "c=0", "d=nan", "e=-1", "inf"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scale", "is_wide"), [(1, False), (1e-3, True)])
+def test_a_tolerance_of_many_voxels_is_a_warning(tmp_path, caplog, capsys, scale, is_wide):
+    affine = np.diag([1.1 * scale, 0.7 * scale, 3 * scale, 1])
+    bars(tmp_path, ".nii.gz", lambda path, values: nibabel.save(nibabel.Nifti1Image(values.T, affine), path))
+    arguments = ["--pred", tmp_path / "pred", "--ref", tmp_path / "ref", "--out", tmp_path / "scores", "--jobs", 1]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    assert ("hardly tells good from bad" in caplog.text) == is_wide
+    assert ("--tolerance-mm 0.003." in caplog.text) == is_wide
+    printed = capsys.readouterr().out
+    hd95_mm = "0.0011 (0.0011 to 0.0011)" if is_wide else "1.10 (1.10 to 1.10)"
+    assert f"HD95 (mm)                  {hd95_mm}" in printed
