@@ -114,6 +114,21 @@ def target_folder(dataset_id: int, name: str, *, overwrite: bool = False) -> Pat
     return target
 
 
+def new_folder(output: str | os.PathLike[str]) -> Path:
+    """Return the folder that an output leads to, after checking that there is none yet.
+
+    Raises
+    ------
+    InputError
+        If there is something.
+    """
+    # Rather where it leads to than what it says: with ".." it may be a folder that nobody sees in it.
+    target = Path(os.path.realpath(output))
+    if os.access(target, os.F_OK):
+        raise InputError(f"Output '{target}' exists already. Remove it or choose another folder.")
+    return target
+
+
 @contextmanager
 def build_dataset(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Build a dataset beside its place and move it there when all is done.

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, write_volume
+from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, new_folder, write_volume
 from nnunet_wsl.conversion.naming import case_names
 from nnunet_wsl.conversion.series import Series, find_dicom
 from nnunet_wsl.errors import InputError
@@ -47,10 +47,7 @@ def convert_images(
     InputError
         If anything is wrong with the input; all problems together.
     """
-    # Rather where it leads to than what it says: with ".." it may be a folder that nobody sees in it.
-    target = Path(os.path.realpath(output))
-    if os.access(target, os.F_OK):
-        raise InputError(f"Output '{target}' exists already. Remove it or choose another folder.")
+    target = new_folder(output)
     dicom = find_dicom(Path(source), jobs=jobs)
     chosen = [series for series in dicom.series if modality in (None, series.modality)]
     if not chosen:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from nnunet_wsl.contours import Grid
-from nnunet_wsl.conversion.dataset import COLOUR_CHANNELS, FILE_ENDING, build_dataset, write_volume
+from nnunet_wsl.conversion.dataset import COLOUR_CHANNELS, FILE_ENDING, build_dataset, new_folder, write_volume
 from nnunet_wsl.conversion.naming import case_names
 from nnunet_wsl.conversion.series import files_below
 from nnunet_wsl.errors import InputError, counted, last_line
@@ -198,9 +198,7 @@ def convert_pictures(
         If anything is wrong with the input; all problems together.
     """
     spacing_mm_xy = check_spacing(spacing_mm)
-    folder, target = Path(source), Path(os.path.realpath(output))
-    if os.access(target, os.F_OK):
-        raise InputError(f"Output '{target}' exists already. Remove it or choose another folder.")
+    folder, target = Path(source), new_folder(output)
     if not folder.is_dir():
         raise InputError(f"Source '{folder}' is not a folder. Give the folder that holds the images.")
     paths = [path for path in visible_files(folder) if is_picture(path)]
