@@ -158,8 +158,8 @@ def _data_set_and_length(study: dict[str, Any]) -> tuple[int, bool, int, bool, b
         place,
         study["budget"]["optimiser"] == "sgd",
         study["budget"]["epochs"] * study["budget"]["iterations_per_epoch"],
-        study["study"].endswith(SWAPPED),
         "folds" in study,
+        study["study"].endswith(SWAPPED),
     )
 
 
