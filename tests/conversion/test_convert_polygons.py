@@ -628,7 +628,7 @@ def test_problems_of_many_images_are_one_per_file(tmp_path, raw):
     [
         ("../../label-studio/data/media/upload/1/ann.png", True),
         ("C:\\data\\ann.png", True),
-        ("/home/me/ann.png", True),
+        ("/elsewhere/ann.png", True),
         ("https://host/ann.png", True),
         ("train/ann.png", False),  # it might be another image of that name
         ("", False),
@@ -648,7 +648,7 @@ def test_paths_of_other_machines(source, raw, written, is_found):
 
 
 @pytest.mark.parametrize(
-    "written", ["/home/me/project/{}/frame.png", "C:\\project\\{}\\frame.png", "../x/{}/frame.png"]
+    "written", ["/elsewhere/project/{}/frame.png", "C:\\project\\{}\\frame.png", "../x/{}/frame.png"]
 )
 def test_as_much_of_a_path_as_possible_must_agree(tmp_path, raw, written):
     source = tmp_path / "source"
@@ -665,7 +665,7 @@ def test_as_much_of_a_path_as_possible_must_agree(tmp_path, raw, written):
 def test_the_image_beside_comes_before_deeper_ones(source, raw):
     annotate_all(source)
     write_image(source / "deep" / "ann.png", 5)
-    annotate(source / "ann.png", [("cell", SQUARE)], imagePath="/home/me/ann.png")
+    annotate(source / "ann.png", [("cell", SQUARE)], imagePath="/elsewhere/ann.png")
     convert_polygons(source, 504, "Cells")
     assert sorted(path.name for path in (raw / "Dataset504_Cells" / "labelsTr").iterdir())[0] == "ann.nii.gz"
 
