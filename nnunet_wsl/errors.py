@@ -10,6 +10,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def rounded(value: float, digits: int = 1) -> str:
+    """Return a number with so many decimals, or with three significant digits if it is too small for them."""
+    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10 ** (1 - digits) else f"{value:.3g}"
+
+
 def last_line(error: BaseException) -> str:
     """Return the last line of an error's message, where libraries say what is wrong, or the kind of error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_wsl.cli.jobs import add_jobs
-from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.errors import InputError, counted, rounded
 
 if TYPE_CHECKING:
     from nnunet_wsl.evaluation import Run
@@ -80,11 +80,6 @@ def parse_tolerances(arguments: list[str]) -> dict[str | None, float]:
     if problems:
         raise InputError(problems)
     return tolerances_mm
-
-
-def rounded(value: float, digits: int) -> str:
-    """Return a number with so many decimals, or with three significant digits if these would be zeros."""
-    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10 ** (1 - digits) else f"{value:.3g}"
 
 
 def print_means(result: Run) -> None:

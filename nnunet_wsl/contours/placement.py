@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nnunet_wsl.contours.contour import ContourSet
 from nnunet_wsl.contours.grid import Grid
 from nnunet_wsl.contours.repair import repair, same_lines
-from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.errors import InputError, counted, rounded
 
 SLICE_TOLERANCE = 0.25
 """How far a contour may lie off a slice plane, in slice spacings.
@@ -74,8 +74,8 @@ class Clipping:
     def __str__(self) -> str:
         """Return one sentence for a log."""
         return (
-            f"{counted(self.contours, 'contour')} of ROI '{self.source}' clipped: {self.area_mm2:.3g} mm2 "
-            f"outside the image, up to {self.farthest_mm:.3g} mm away"
+            f"{counted(self.contours, 'contour')} of ROI '{self.source}' clipped: {rounded(self.area_mm2)} mm2 "
+            f"outside the image, up to {rounded(self.farthest_mm)} mm away"
         )
 
 
@@ -315,14 +315,10 @@ def _outside(excess_vox: NDArray[np.float64], grid: Grid) -> _Fault:
     return _Fault(
         "outside",
         distance_mm,
-        f"lies {_mm(distance_mm)} outside the image grid (allowed {_mm(GRID_TOLERANCE_VOX * spacing_mm)}). "
+        f"lies {rounded(distance_mm, 2)} mm outside the image grid (allowed "
+        f"{rounded(GRID_TOLERANCE_VOX * spacing_mm, 2)} mm). "
         f"{_REMEDY_OUTSIDE}",
     )
-
-
-def _mm(length_mm: float) -> str:
-    """Return a length as text; those of microscopy are small."""
-    return f"{length_mm:.2f} mm" if length_mm >= 0.1 else f"{length_mm:.2g} mm"
 
 
 def _area_outside_mm2(polygon_yx: NDArray[np.float64], grid: Grid, *, whole: bool) -> float:

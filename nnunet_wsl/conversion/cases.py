@@ -69,7 +69,7 @@ from nnunet_wsl.conversion.supervision import (
     supervise,
     supervision_window,
 )
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, rounded
 from nnunet_wsl.parallel import for_all
 from nnunet_wsl.relevance import (
     CaseFingerprint,
@@ -660,9 +660,8 @@ def _check_overlap(case: str, objects: Sequence[str], masks: Sequence[CroppedMas
         (name, inside) for name, mask in zip(objects, masks, strict=True) if (inside := np.asarray(mask)[shared]).any()
     ]
     voxel_mm3 = float(np.prod(grid.spacing_mm_xyz))
-    digits = ".1f" if voxel_mm3 > 0.1 else ".3g"
     if problems := [
-        f"Case '{case}': the objects '{a}' and '{b}' overlap in {num_voxels * voxel_mm3:{digits}} mm3 ({num_voxels} "
+        f"Case '{case}': the objects '{a}' and '{b}' overlap in {rounded(num_voxels * voxel_mm3)} mm3 ({num_voxels} "
         "voxels), but a voxel can have one label only. Pass --overlap regions to learn both, --overlap priority to "
         "give such voxels to the label that is named first, or correct the contours."
         for (a, inside_a), (b, inside_b) in itertools.combinations(there, 2)

@@ -23,7 +23,7 @@ from nnunet_wsl.contours import PlacedContours
 from nnunet_wsl.conversion.annotation import SliceKnowledge
 from nnunet_wsl.conversion.between import Gap
 from nnunet_wsl.conversion.dataset import FILE_ENDING, image_path, label_path, read_slice
-from nnunet_wsl.errors import counted
+from nnunet_wsl.errors import counted, rounded
 
 _LOG = logging.getLogger(__name__)
 
@@ -201,10 +201,11 @@ def log_reports(reports: Sequence[ObjectReport]) -> None:
         if all(report.slices == 1 for report in of_object):
             _LOG.info("Label '%s': drawn in %s of one slice.", name, counted(len(of_object), "case"))
             continue
+        middle, smallest, largest = (rounded(float(f(volumes_ml))) for f in (np.median, min, max))
         _LOG.info(
-            "Label '%s': drawn in %s, %s (step %s), volume %.3g ml (%.3g to %.3g).",
+            "Label '%s': drawn in %s, %s (step %s), volume %s ml (%s to %s).",
             name, counted(len(of_object), "case"), counted(sum(report.drawn_slices for report in of_object), "slice"),
-            ", ".join(map(str, steps)) or "unknown", float(np.median(volumes_ml)), min(volumes_ml), max(volumes_ml),
+            ", ".join(map(str, steps)) or "unknown", middle, smallest, largest,
         )  # fmt: skip
     if unclear := list(dict.fromkeys(report.case for report in reports if report.step == 0)):
         _LOG.warning(
@@ -243,7 +244,8 @@ def _notes(reports: Sequence[ObjectReport]) -> dict[tuple[str, str], list[tuple[
             (
                 "contours clipped at the border of the image", report.clipped_contours,
                 f"{contours(report.clipped_contours)} clipped at the border of the image, "
-                f"{report.clipped_area_mm2:.3g} mm2 in all, up to {report.clipped_farthest_mm:.3g} mm outside",
+                f"{rounded(report.clipped_area_mm2)} mm2 in all, up to {rounded(report.clipped_farthest_mm)} mm "
+                "outside",
             ),
             *(
                 (f"contours {fault}", number, f"{contours(number)} {fault}")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.errors import InputError, counted, rounded
 from nnunet_wsl.evaluation.figures import WORST_CASES, CaseView, draw_distributions, draw_worst_cases, worst_first
 from nnunet_wsl.evaluation.label_maps import CasePair, pair_cases, read_pair
 from nnunet_wsl.evaluation.objects import ScoredLabels
@@ -111,9 +111,9 @@ def _warn_of_wide_tolerances(labels: ScoredLabels, voxel_mm: float) -> None:
     """Warn of tolerances of the NSD that are many voxels, as 1 mm is in microscopy: everything would be within."""
     if wide := [obj for obj in labels.objects if obj.tolerance_mm > _WIDEST_VOX * voxel_mm]:
         _LOG.warning(
-            "The tolerance of the NSD is %g mm for '%s', which is %.3g voxels: it hardly tells good from bad. Give "
+            "The tolerance of the NSD is %g mm for '%s', which is %s voxels: it hardly tells good from bad. Give "
             "about one voxel, for example --tolerance-mm %.3g.",
-            wide[0].tolerance_mm, wide[0].name, wide[0].tolerance_mm / voxel_mm, voxel_mm,
+            wide[0].tolerance_mm, wide[0].name, rounded(wide[0].tolerance_mm / voxel_mm), voxel_mm,
         )  # fmt: skip
 
 
