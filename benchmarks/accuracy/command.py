@@ -36,6 +36,7 @@ from unittest.mock import patch
 import SimpleITK as sitk
 from arms import ARMS, LABELLINGS, MAIN_ARMS, METHODS, SEARCHED_IN_SLICE, dataset_of, pairs, settings_of, title_of
 from study import (
+    SWAPPED,
     Arm,
     Budget,
     claim,
@@ -153,6 +154,8 @@ def main(data_set: DataSet, description: str) -> None:
         help="take the arms and seeds that results/NAME.json has from there; its study must be the same",
     )  # fmt: skip
     args = parser.parse_args()
+    if args.swap and (args.screening or not args.name.endswith(SWAPPED)):
+        parser.error(f"--swap goes with a --name that ends in {SWAPPED}, and not with --screening")
     work = args.work.resolve()
     os.environ.update(environment(work))
 

@@ -11,7 +11,7 @@ from typing import Any
 from arms import BETWEEN, LABELLINGS, METHODS, title_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from study import compare, seed_means, seeds_of
+from study import SWAPPED, compare, seed_means, seeds_of
 
 TABLES = "evidence_tables.md"
 DATA_SETS = {"hippocampus": "hippocampus", "nuclei": "nuclei", "sarcoma_mr": "MR", "sarcoma": "PET"}
@@ -90,10 +90,6 @@ PANELS = {
 
 MAIN = ("stock", "in-image", "wsl", "wsl-stock-patches", "half", "in-image-half")
 """Methods that are no variants of WSL."""
-
-
-SWAPPED = "_swapped"
-"""How the name of a study ends whose test cases are those that train in the study of the name without it."""
 
 
 @dataclass(frozen=True)

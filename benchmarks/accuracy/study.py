@@ -28,6 +28,9 @@ from nnunet_wsl.training.precision import bfloat16_on_cpu
 
 TRAINERS = Path(__file__).parent / "trainers"
 RESULTS = Path(__file__).parent / "results"
+SWAPPED = "_swapped"
+"""How the name of a study ends whose test cases are those that train in the study of the name without it."""
+
 _TRAINED = "trained"
 
 

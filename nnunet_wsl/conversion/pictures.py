@@ -32,7 +32,6 @@ _GREY = ("L", "I", "F", "I;16", "I;16L", "I;16B")
 _CONVERTED = {"1": "L", "P": "RGBA", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 """Modes of Pillow that others say as well."""
 
-
 _QUARTER_TURNS = (5, 6, 7, 8)
 """Orientations, in TIFF and EXIF, that exchange width and height."""
 

@@ -180,7 +180,8 @@ def convert_polygons(
     files = visible_files(folder)
     annotations = _read(files, folder, exclude, jobs)
     found = _find(annotations, [path.relative_to(folder) for path in files if is_picture(path)], folder)
-    classes = _classes_of(found, labels)
+    counts = Counter(shape.class_name for one in found for shape in one.annotated.shapes)
+    classes = _every_class(counts) if labels is None else _matching_classes(counts, labels)
     groups = _groups([one.file for one in found], group)
     cases = _make_cases(found, folder, classes, spacing_mm_xy, first_pixel, settings, jobs)
     num_channels = channels_of([(case.path.relative_to(folder), case.header) for case in cases])
@@ -337,31 +338,33 @@ def _image_files(file: str, beside: PurePath, pictures: Mapping[str, Mapping[Pur
     return [picture for picture in ending if nearness[picture] == max(nearness.values())]
 
 
-def _classes_of(found: Sequence[_Found], labels: Mapping[str, str] | None) -> dict[str, frozenset[str]]:
-    """Return the classes that make each label."""
-    counts = Counter(shape.class_name for one in found for shape in one.annotated.shapes)
-    listing = ", ".join(f"'{name}' ({count})" for name, count in sorted(counts.items())) or "none"
-    if labels is None:
-        if not counts:
-            raise InputError("Nothing is drawn on any image, so there is no label. Draw the objects.")
-        problems = [
-            f"Class '{name}' cannot be a label of this name: it is empty or nnU-Net's own. Give it another one with "
-            f"--label 'NAME={re.escape(name) or '()'}', and name every other class to convert with a --label as well."
-            for name in sorted(counts)
-            if not is_usable_label(name)
-        ]
-        problems += [
-            f"The classes '{a}' and '{b}' differ in letter case only, so it is not clear whether they are one. Unite "
-            f"them with --label '{a}={re.escape(a)}', and name every other class to convert with a --label as well."
-            for a, b in combinations(sorted(counts), 2)
-            if a.lower() == b.lower()
-        ]
-        if problems:
-            raise InputError(problems)
-        return {name: frozenset([name]) for name in sorted(counts)}
+def _every_class(counts: Mapping[str, int]) -> dict[str, frozenset[str]]:
+    """Make a label of every class that is drawn."""
+    if not counts:
+        raise InputError("Nothing is drawn on any image, so there is no label. Draw the objects.")
+    problems = [
+        f"Class '{name}' cannot be a label of this name: it is empty or nnU-Net's own. Give it another one with "
+        f"--label 'NAME={re.escape(name) or '()'}', and name every other class to convert with a --label as well."
+        for name in sorted(counts)
+        if not is_usable_label(name)
+    ]
+    problems += [
+        f"The classes '{a}' and '{b}' differ in letter case only, so it is not clear whether they are one. Unite "
+        f"them with --label '{a}={re.escape(a)}', and name every other class to convert with a --label as well."
+        for a, b in combinations(sorted(counts), 2)
+        if a.lower() == b.lower()
+    ]
+    if problems:
+        raise InputError(problems)
+    return {name: frozenset([name]) for name in sorted(counts)}
+
+
+def _matching_classes(counts: Mapping[str, int], labels: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Return the classes that make each label, by its expression."""
     classes = {
         label: frozenset(name for name in counts if is_match(name, expression)) for label, expression in labels.items()
     }
+    listing = ", ".join(f"'{name}' ({count})" for name, count in sorted(counts.items())) or "none"
     problems = [
         f"No class matches '{labels[label]}' for label '{label}'. The classes, and how many shapes they have: "
         f"{listing}. Change the expression of --label."

@@ -188,6 +188,7 @@ def _check_splits(path: Path, data: Path, fold: str) -> None:
         isinstance(folds, list)
         and all(isinstance(fold, dict) for fold in folds)
         and all(isinstance(fold.get(part), list) for fold in folds for part in ("train", "val"))
+        and all(isinstance(case, str) for fold in folds for part in ("train", "val") for case in fold[part])
     ):
         raise InputError(f"{path}: expected a list of folds, each with the lists of cases 'train' and 'val'. {remedy}")
     parts = folds[int(fold)] if fold.isdecimal() and int(fold) < len(folds) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -123,6 +124,30 @@ def test_shapes_of_a_class_are_united(source, raw):
     convert_polygons(source, 504, "Cells")
     united = rectangle((1, 5), (2, 6)) | rectangle((3, 7), (4, 9))
     assert read(raw, "labelsTr", "bob.nii.gz").tolist() == united.tolist()
+
+
+def test_a_keyhole_is_a_hole(source, raw):
+    outer, inner = [[1, 1], [8, 1], [8, 7], [1, 7]], [[3, 3], [3, 5], [6, 5], [6, 3]]
+    annotate_all(source, [("cell", [*outer, outer[0], *inner, inner[0]])])
+    convert_polygons(source, 504, "Cells")
+    ring = rectangle((1, 7), (1, 8)) - rectangle((3, 5), (3, 6))
+    assert read(raw, "labelsTr", "bob.nii.gz").tolist() == ring.tolist()
+
+
+def test_what_the_files_say_of_people_and_dates_goes_nowhere(source, raw, caplog):
+    exif = Image.Exif()
+    exif[0x013B], exif[0x010E], exif[0x0132] = "Dr Secret", "patient Secret", "2019:09:08 07:06:05"
+    for path in source.glob("*.png"):
+        Image.fromarray(GREY).save(path, exif=exif)
+    annotate_all(source)
+    convert_polygons(source, 504, "Cells")
+    files = [path for path in (raw / "Dataset504_Cells").rglob("*") if path.is_file()]
+    assert len(files) > 9
+    for path in files:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        assert b"Secret" not in content
+        assert b"2019" not in content
+    assert "Secret" not in caplog.text
 
 
 def test_a_contour_runs_between_shapes_that_touch(source, raw):

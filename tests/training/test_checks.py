@@ -67,7 +67,16 @@ def test_weights_that_are_none(preprocessed, tmp_path, write, message):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[" * 100_000, "{}", "[3]", '[{"train": []}]', '[{"train": [], "val": "case_a"}]']
+    "content",
+    [
+        "{",
+        "[" * 100_000,
+        "{}",
+        "[3]",
+        '[{"train": []}]',
+        '[{"train": [], "val": "case_a"}]',
+        '[{"train": [["a"]], "val": []}]',
+    ],
 )
 def test_folds_that_are_none(preprocessed, content):
     (preprocessed / "splits_final.json").write_text(content)
