@@ -47,9 +47,11 @@ class Contour:
     def __init__(self, object: str, points_mm: ArrayLike, closed: bool = True, source: str = "") -> None:  # noqa: A002
         points = np.array(points_mm, dtype=np.float64)
         minimum = 3 if closed else 2
-        if points.ndim != 2 or points.shape[1] != 3 or len(points) < minimum:
-            kind = "closed" if closed else "open"
-            raise ValueError(f"a {kind} contour needs points of shape (N, 3) with N >= {minimum}, not {points.shape}")
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"contour points must have the shape (N, 3), not {points.shape}")
+        if len(points) < minimum:
+            kind = "a closed" if closed else "an open"
+            raise ValueError(f"{kind} contour needs {minimum} points or more, and has {len(points)}")
         if not (np.abs(points) <= MAX_COORDINATE).all():
             raise ValueError(f"contour points must be numbers of at most {MAX_COORDINATE:g} mm")
         points.setflags(write=False)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from nnunet_wsl.contours.contour import Contour, ContourSet
 from nnunet_wsl.contours.placement import SLICE_TOLERANCE
-from nnunet_wsl.errors import InputError
+from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import replacing
 
 _CLOSES = {"CLOSED_PLANAR": True, "CLOSEDPLANAR_XOR": True, "OPEN_PLANAR": False}
@@ -53,7 +54,7 @@ _PATIENT_AND_STUDY = (
 
 @dataclass(frozen=True, eq=False)
 class RTStruct:
-    """What a structure set says about contours; nothing about the patient.
+    """What a structure set says about contours.
 
     Parameters
     ----------
@@ -68,6 +69,10 @@ class RTStruct:
         Image series that the structure set names.
     referenced_sop_uids : frozenset of str
         Images that the structure set or one of its contours names.
+    contour_sop_uids : frozenset of str
+        Images that its contours name.
+    patient_id : str
+        Patient ID, held in memory only, to tell whose images it belongs to.
     """
 
     contours: ContourSet
@@ -75,6 +80,8 @@ class RTStruct:
     frame_of_reference_uid: str | None
     referenced_series_uids: tuple[str, ...]
     referenced_sop_uids: frozenset[str]
+    contour_sop_uids: frozenset[str] = frozenset()
+    patient_id: str = field(default="", repr=False)
 
     def selected(self, sources: Mapping[str, Iterable[str]]) -> ContourSet:
         """Contours of the ROIs that make up each label, see `ContourSet.selected`.
@@ -146,7 +153,8 @@ def _interpret(dataset: Dataset, path: Path) -> RTStruct:
         number = _text(roi, "ROINumber")
         if number in names:
             raise InputError(f"{path}: two ROIs have the number '{number}'. Export the structure set again.")
-        names[number] = _text(roi, "ROIName") or f"ROI {number}"
+        # Two ways to write an accent are one name.
+        names[number] = unicodedata.normalize("NFC", _text(roi, "ROIName")) or f"ROI {number}"
     for name, times in Counter(names.values()).items():
         if times > 1:
             problems[name] = [f"{path}: {times} ROIs are named '{name}'. Rename them or export one of them."]
@@ -169,19 +177,27 @@ def _interpret(dataset: Dataset, path: Path) -> RTStruct:
                 f"{', '.join(names)}. It may be cut off: export the structure set again."
             )
         name = names[number]
+        faulty: dict[str, list[int]] = defaultdict(list)
         for position, item in enumerate(roi.get("ContourSequence") or (), start=1):
             try:
                 contours.append(_contour(item, name))
             except ValueError as fault:  # noqa: PERF203 - one faulty contour must not hide the next
-                problems.setdefault(name, []).append(
-                    f"{path}: contour {position} of ROI '{name}': {fault}. Repair the ROI and export it again."
-                )
+                faulty[str(fault)].append(position)
+        for fault_text, positions in faulty.items():
+            others = f" (and {counted(len(positions) - 1, 'other')})" if len(positions) > 1 else ""
+            problems.setdefault(name, []).append(
+                f"{path}: contour {positions[0]}{others} of ROI '{name}': {fault_text}. Repair the ROI and export it "
+                "again, or do not select it."
+            )
+    of_contours = frozenset(_named(_images_of_contours(dataset), "ReferencedSOPInstanceUID"))
     return RTStruct(
         ContourSet(dict.fromkeys(names.values()), contours),
         {name: tuple(found) for name, found in problems.items()},
         frame,
         _named(_referenced_series(dataset), "SeriesInstanceUID"),
-        frozenset(_named(_referenced_images(dataset), "ReferencedSOPInstanceUID")),
+        of_contours.union(_named(_images_of_series(dataset), "ReferencedSOPInstanceUID")),
+        of_contours,
+        _text(dataset, "PatientID"),
     )
 
 
@@ -233,10 +249,14 @@ def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
             yield from study.get("RTReferencedSeriesSequence") or ()
 
 
-def _referenced_images(dataset: Dataset) -> Iterator[Dataset]:
-    """Items that name an image, for the structure set or for one contour."""
+def _images_of_series(dataset: Dataset) -> Iterator[Dataset]:
+    """Items that name an image for the structure set."""
     for series in _referenced_series(dataset):
         yield from series.get("ContourImageSequence") or ()
+
+
+def _images_of_contours(dataset: Dataset) -> Iterator[Dataset]:
+    """Items that name an image for one contour."""
     for roi in dataset.get("ROIContourSequence") or ():
         for contour in roi.get("ContourSequence") or ():
             yield from contour.get("ContourImageSequence") or ()

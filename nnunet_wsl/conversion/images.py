@@ -55,13 +55,23 @@ def convert_images(
         wanted = f"of modality {modality} " if modality else ""
         hint = " For PNG, JPEG, TIFF or BMP files pass --kind 2d." if not dicom.series else ""
         raise InputError(f"No image series {wanted}below '{dicom.folder}'; modalities there: {present}.{hint}")
+    if auxiliary := [series for series in chosen if all(image.auxiliary for image in series.slices)]:
+        _LOG.warning(
+            "Left out: %d series of localizers, of colour images or of captures of a screen, such as the %s.",
+            len(auxiliary), auxiliary[0],
+        )  # fmt: skip
+        chosen = [series for series in chosen if series not in auxiliary]
+    if not chosen:
+        raise InputError(
+            f"All image series below '{dicom.folder}' are localizers, in colours or captures of a screen. Add others."
+        )
     modalities = sorted({series.modality for series in chosen})
     if len(modalities) > 1:
         raise InputError(
             f"The series below '{dicom.folder}' are of different modalities: {', '.join(modalities)}. "
             "Choose one with --modality."
         )
-    folders = [min(s.path for s in series.slices).parent.relative_to(dicom.folder) for series in chosen]
+    files = [min(s.path for s in series.slices).relative_to(dicom.folder) for series in chosen]
     with build_dataset(target, overwrite=False) as building:
 
         def write(named: tuple[str, Series]) -> None:
@@ -69,7 +79,7 @@ def convert_images(
             grid = series.grid()  # refuses what cannot be read as one volume
             write_volume(building / f"{name}_0000{FILE_ENDING}", series.read(), grid)
 
-        cases = list(zip(case_names(folders), chosen, strict=True))
+        cases = list(zip(case_names([file.parent for file in files], files), chosen, strict=True))
         _, problems = for_all(write, cases, jobs, "Converting images")
         if problems:
             raise InputError(problems)

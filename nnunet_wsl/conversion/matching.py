@@ -23,7 +23,8 @@ def match_series(
     First by its references to a series or to slices; if none of those is there, by the frame of reference; where
     either side has no frame of reference, by geometry: all contours lie within the image and on its planes, or, if they
     may be clipped and no image holds them whole, a part of them does. Geometry also decides between several series that
-    were found by reference or by frame of reference.
+    were found by reference or by frame of reference; where it cannot, the images that the contours name do. What is not
+    found by reference must not be of another patient, unless all in the frame of reference is of one.
 
     Parameters
     ----------
@@ -49,18 +50,24 @@ def match_series(
         If no series matches, two match equally well, or the referenced series is in another frame of reference.
     """
     frame = rtstruct.frame_of_reference_uid
-    unframed = [s for s in series if not frame or not s.frame_of_reference_uids]
+    of_patient = _of_patient(rtstruct, series)
+    unframed = [s for s in of_patient if not frame or not s.frame_of_reference_uids]
     if found := _referenced(rtstruct, series):
         how = "are referenced by it"
     elif found := [s for s in series if frame in s.frame_of_reference_uids]:
         how = "share its frame of reference"
+        # Some ways to anonymise give the images of all patients one frame of reference.
+        is_shared = len(frozenset[str]().union(*(s.patient_ids for s in found))) > 1
+        found = [s for s in found if s in of_patient] or ([] if is_shared else found)
         found = _best_fitting(contours, found, outside)
     else:
         how = "contain its contours"
         found = _fitting(contours, unframed, outside)
     if not found:
-        raise InputError(_no_match(series, unframed))
+        raise InputError(_no_match(series, of_patient, unframed))
     candidates = _best_fitting(contours, [s for s in found if modality in (None, s.modality)], outside)
+    if len(candidates) > 1:
+        candidates = _with_images(rtstruct.contour_sop_uids, candidates) or candidates
     if len(candidates) > 1:
         raise InputError(
             f"{len(candidates)} series {how} and fit its contours equally well: "
@@ -93,9 +100,18 @@ def common_modality(series_of_cases: Iterable[Series]) -> str:
 
 
 def _referenced(rtstruct: RTStruct, series: Sequence[Series]) -> list[Series]:
-    return [s for s in series if s.uid in rtstruct.referenced_series_uids] or [
-        s for s in series if any(image.sop_uid in rtstruct.referenced_sop_uids for image in s.slices)
-    ]
+    return [s for s in series if s.uid in rtstruct.referenced_series_uids] or _with_images(
+        rtstruct.referenced_sop_uids, series
+    )
+
+
+def _with_images(sop_uids: frozenset[str], series: Iterable[Series]) -> list[Series]:
+    return [s for s in series if any(image.sop_uid in sop_uids for image in s.slices)]
+
+
+def _of_patient(rtstruct: RTStruct, series: Iterable[Series]) -> list[Series]:
+    """Leave out the series of other patients, as far as the Patient IDs tell."""
+    return [s for s in series if not (rtstruct.patient_id and s.patient_ids) or rtstruct.patient_id in s.patient_ids]
 
 
 def _best_fitting(
@@ -127,11 +143,13 @@ def _fits(contours: ContourSet, series: Series, outside: Literal["error", "clip"
     )
 
 
-def _no_match(series: Sequence[Series], compared: Sequence[Series]) -> str:
+def _no_match(series: Sequence[Series], of_patient: Sequence[Series], compared: Sequence[Series]) -> str:
+    num_others = len(series) - len(of_patient)
+    others = f", {num_others} of them with another Patient ID" if num_others else ""
     irregular = "".join(f" Not considered: {problem}" for s in compared for problem in _grid_problems(s))
     return (
         "no image series matches it: expected the series that it references, one in its frame of reference, or one "
-        f"on whose planes its contours lie; found none among {len(series)} series. "
+        f"on whose planes its contours lie; found none among {len(series)} series{others}. "
         f"Add its images to the source.{irregular}"
     )
 

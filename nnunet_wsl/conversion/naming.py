@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import PurePath
 
 _LOG = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ MAX_FOLDS = 5
 _UID = re.compile(r"\d+(\.\d+){3,}")
 
 
-def case_names(folders: Sequence[PurePath]) -> list[str]:
+def case_names(folders: Sequence[PurePath], files: Sequence[PurePath] = ()) -> list[str]:
     """Name cases after their folders.
 
     The components of a folder are joined with ``_``. Components that all cases share and components that look like
@@ -27,6 +27,8 @@ def case_names(folders: Sequence[PurePath]) -> list[str]:
     ----------
     folders : sequence of PurePath
         One folder per case, relative to the source; a folder may occur several times.
+    files : sequence of PurePath, optional
+        What the log says numbered cases come from, instead of their folders.
 
     Returns
     -------
@@ -55,14 +57,17 @@ def case_names(folders: Sequence[PurePath]) -> list[str]:
                 number += 1
             taken.add(candidate.lower())
             numbered[i] = candidate
-            _LOG.info("Case '%s' comes from '%s'.", candidate, folders[i])
+            _LOG.info("Case '%s' comes from '%s'.", candidate, (files or folders)[i])
     return numbered
 
 
-def patient_groups(folders: Sequence[PurePath], patient_ids: Sequence[str]) -> list[int]:
+def patient_groups(
+    folders: Sequence[PurePath], patient_ids: Sequence[str], images: Sequence[Hashable] = ()
+) -> list[int]:
     """Group the cases that must stay in one fold.
 
-    Two cases belong together if they share the first folder level at which the cases differ, or the same Patient ID.
+    Two cases belong together if they share the first folder level at which the cases differ, the same Patient ID, or
+    the same image.
 
     Parameters
     ----------
@@ -71,6 +76,8 @@ def patient_groups(folders: Sequence[PurePath], patient_ids: Sequence[str]) -> l
     patient_ids : sequence of str
         Patient ID per case, empty where unknown. One ID for all cases tells nothing (anonymised data) and is not
         used.
+    images : sequence of hashable, optional
+        What tells the image of each case.
 
     Returns
     -------
@@ -79,7 +86,7 @@ def patient_groups(folders: Sequence[PurePath], patient_ids: Sequence[str]) -> l
     """
     if len(folders) > 1 and len(set(patient_ids)) == 1 and patient_ids[0]:
         _LOG.warning(
-            "All %d cases carry the same Patient ID: patients are told apart by their folders only.", len(folders)
+            "All %d cases carry the same Patient ID: only folders and images tell patients apart.", len(folders)
         )
         patient_ids = [""] * len(folders)
     levels = [
@@ -89,8 +96,8 @@ def patient_groups(folders: Sequence[PurePath], patient_ids: Sequence[str]) -> l
     first_level = next((level for level in levels if len(set(level)) > 1), [str(i) for i in range(len(folders))])
     group = list(range(len(folders)))
     told_by_id = len(set(patient_ids) - {""})
-    for keys in (first_level, patient_ids):
-        members = defaultdict(list)
+    for keys in (first_level, patient_ids, images):
+        members: dict[Hashable, list[int]] = defaultdict(list)
         for i, key in enumerate(keys):
             if key:
                 members[key].append(i)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -143,7 +144,7 @@ def match_rois(
     ]
     problems += [
         f"Case '{case}': ROI '{name}' for label '{labels[0]}' has no contours. "
-        "Draw it, leave it out with a narrower --roi, say with --missing whether it is absent or unknown, or remove "
+        "Draw it, leave it out with --roi, say with --missing whether it is absent or unknown, or remove "
         "the case."
         for name, labels in labels_of.items()
         if num_contours[name] == 0 and missing == "error"
@@ -154,5 +155,6 @@ def match_rois(
 
 
 def is_match(name: str, expression: str) -> bool:
-    """Return whether an expression matches a whole name, in any letter case."""
+    """Return whether an expression matches a whole name, in any letter case and however accents are written."""
+    expression, name = (unicodedata.normalize("NFC", text) for text in (expression, name))
     return re.fullmatch(expression, name, re.IGNORECASE) is not None

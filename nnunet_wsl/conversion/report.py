@@ -62,7 +62,7 @@ class ObjectReport:
         Half the width of the band around the interpolated contours in which the interpolation is not sure; mean over
         the gaps between known slices, 0 if there is none.
     volume_mm3 : float
-        Volume inside the contours.
+        Volume inside the contours; on slices that nobody drew there is none.
     clipped_contours : int
         Contours that were cut at the border of the image.
     clipped_area_mm2, clipped_farthest_mm : float
@@ -231,7 +231,7 @@ def _notes(reports: Sequence[ObjectReport]) -> dict[tuple[str, str], list[tuple[
     notes: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for report in reports:
         contours = partial(counted, noun="contour")
-        enclosing_none = "the contours enclose no voxel centre, the mask is empty"
+        enclosing_none = "the contours enclose no voxel centre, or are open, and the mask is empty"
         usual = f"gaps wider than the usual {counted(report.step, 'slice')}"
         for kind, is_so, text in (
             ("gaps wider than usual", report.gaps, f"{usual}: {report.gaps}"),

@@ -42,6 +42,8 @@ class _StructureSet:
     """Images that it names, for itself or for a contour."""
     missing: int
     """Those that are not in the source; 0 if none of its series is, as in data with new UIDs."""
+    other_patient: bool
+    """Whether it carries another Patient ID than its series."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,14 @@ def convert_rtstruct(
     )  # fmt: skip
     settings = settings or ConversionSettings()
     structure_sets, problems = _find_structure_sets(dicom, rois, modality, settings, jobs)
-    image_channel = common_modality(structure_set.series for structure_set in structure_sets)
+    try:
+        image_channel = common_modality(structure_set.series for structure_set in structure_sets)
+    except InputError as error:
+        raise InputError([*problems, *error.problems]) from error
     cases = _make_cases(structure_sets, dicom.folder, rois, settings, problems, jobs)
     _tell_left_out_and_repeated(cases, dicom, image_channel)
     folders = [case.path.parent.relative_to(dicom.folder) for case in cases]
-    groups = patient_groups(folders, [case.series.patient_id for case in cases])
+    groups = patient_groups(folders, [case.series.patient_id for case in cases], [case.series.uid for case in cases])
     splits = patient_splits([case.name for case in cases], groups)
     if not splits:
         _LOG.warning(
@@ -176,7 +181,10 @@ def _find_structure_sets(
         named = summary.rtstruct.referenced_sop_uids
         known = not named.isdisjoint(image_slice.sop_uid for image_slice in series.slices)
         missing = len(named - there) if known else 0
-        return _StructureSet(summary.path, summary.num_contours, series, len(named), missing)
+        other_patient = bool(
+            summary.rtstruct.patient_id and series.patient_ids.difference([summary.rtstruct.patient_id])
+        )
+        return _StructureSet(summary.path, summary.num_contours, series, len(named), missing, other_patient)
 
     if not dicom.rtstructs:
         raise InputError(f"No RTSTRUCT file below '{dicom.folder}'. Give the folder that holds images and RTSTRUCTs.")
@@ -195,6 +203,13 @@ def _find_structure_sets(
         )
     if not structure_sets:
         raise InputError(problems)
+    if others := [structure_set for structure_set in structure_sets if structure_set.other_patient]:
+        _LOG.warning(
+            "%s another Patient ID than the images that it refers to, or whose frame of reference it shares, such as "
+            "'%s'. Check that they belong together.",
+            f"{counted(len(others), 'structure set')} {'carries' if len(others) == 1 else 'carry'}",
+            others[0].path.relative_to(dicom.folder),
+        )
     if incomplete := [structure_set for structure_set in structure_sets if structure_set.missing]:
         first = incomplete[0]
         _LOG.warning(
@@ -248,10 +263,14 @@ def _make_cases(
 
     Problems are reported together with those found before.
     """
-    names = case_names([structure_set.path.parent.relative_to(source) for structure_set in structure_sets])
+    files = [structure_set.path.relative_to(source) for structure_set in structure_sets]
+    names = case_names([file.parent for file in files], files)
     named = dict(zip(names, structure_sets, strict=True))
     if rois is None:
-        rois = rois_of_all({name: tuple(structure_set.num_contours) for name, structure_set in named.items()})
+        try:
+            rois = rois_of_all({name: tuple(structure_set.num_contours) for name, structure_set in named.items()})
+        except InputError as error:
+            raise InputError([*problems, *error.problems]) from error
 
     def make(named: tuple[str, _StructureSet]) -> RTStructCase:
         name, structure_set = named

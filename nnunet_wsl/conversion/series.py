@@ -51,7 +51,8 @@ _UNREADABLE = (
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SliceThickness",
-    "SpacingBetweenSlices", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber", "TriggerTime",
+    "SpacingBetweenSlices", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber", "TriggerTime", "ImageType",
+    "PhotometricInterpretation",
 ]  # fmt: skip
 
 
@@ -81,6 +82,10 @@ class ImageSlice:
         Number of the image within its series.
     trigger_time_ms : float, optional
         Time from the R wave of the heart beat to the image, in cine series.
+    inverted : bool
+        Whether small values are bright (MONOCHROME1).
+    auxiliary : bool
+        Whether it is a localizer, in colours, or a capture of a screen without a place in space: no slice of a volume.
     """
 
     path: Path
@@ -94,6 +99,8 @@ class ImageSlice:
     samples: int = 1
     instance_number: int | None = None
     trigger_time_ms: float | None = None
+    inverted: bool = False
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,8 @@ class Series:
         DICOM modality, for example ``"PT"``.
     frame_of_reference_uids : frozenset of str
         Frame of Reference UIDs of its slices: none, one, or, in a damaged series, several.
-    patient_id : str
-        Patient ID, held in memory only, to keep series of one patient together.
+    patient_ids : frozenset of str
+        Patient IDs of its slices, held in memory only: none, one, or, in a damaged series, several.
     slices : tuple of ImageSlice
         One per file.
     source : Path
@@ -119,9 +126,14 @@ class Series:
     uid: str
     modality: str
     frame_of_reference_uids: frozenset[str]
-    patient_id: str = field(repr=False)
+    patient_ids: frozenset[str] = field(repr=False)
     slices: tuple[ImageSlice, ...]
     source: Path
+
+    @property
+    def patient_id(self) -> str:
+        """The Patient ID, to keep series of one patient together; empty if it is not clear."""
+        return next(iter(self.patient_ids)) if len(self.patient_ids) == 1 else ""
 
     def __str__(self) -> str:
         """Name the series by its folder, modality, size and first file, never by its UID."""
@@ -213,11 +225,7 @@ class Series:
         row_mm, column_mm = first.pixel_spacing_mm or (0.0, 0.0)
         spacing_mm_xyz = np.array([column_mm, row_mm, spacing_z_mm])
 
-        problems = [
-            problem
-            for before, after, gap_mm in zip(slices, slices[1:], gaps_mm, strict=False)
-            if (problem := self._gap_problem(before, after, float(gap_mm), spacing_z_mm))
-        ]
+        problems = self._gap_problems(slices, gaps_mm, spacing_z_mm)
         if not problems and len(slices) > 1:
             spacing_mm_xyz[2] = (height_mm[-1] - height_mm[0]) / (len(slices) - 1)
             problems = self._placement_problems(slices, positions_mm, direction, spacing_mm_xyz)
@@ -241,15 +249,25 @@ class Series:
         Raises
         ------
         InputError
-            If a file cannot be decoded.
+            If a file cannot be decoded, has fewer pixels than its header says, or greys that are inverted.
         """
         slices = self.sorted_slices()
+        if inverted := [image_slice for image_slice in slices if image_slice.inverted]:
+            raise InputError(
+                f"The {self}: the greys of '{self._file(inverted[0])}' are inverted (MONOCHROME1); expected "
+                "MONOCHROME2. Export the series again, or move it away."
+            )
         volume = np.empty((len(slices), *slices[0].shape_yx), np.float32)
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetOutputPixelType(sitk.sitkFloat32)
         for image_slice, plane in zip(slices, volume, strict=True):
             reader.SetFileName(str(image_slice.path))
+            if lacking := _lacking_bytes(image_slice.path):
+                raise InputError(
+                    f"The {self}: '{self._file(image_slice)}' lacks {counted(lacking, 'byte')} of its pixel data. "
+                    "Restore it, or export the series again."
+                )
             try:
                 plane[:] = sitk.GetArrayFromImage(reader.Execute())[0]
             except RuntimeError as error:
@@ -290,6 +308,11 @@ class Series:
                 return [f"'{name}' has no valid {', '.join(missing)}; without it the slice has no place in space. "
                         "Export the series again with its geometry."]  # fmt: skip
         problems = []
+        if len(self.patient_ids) > 1:
+            problems.append(
+                f"its files carry {len(self.patient_ids)} Patient IDs; expected one. Give the series of each patient "
+                "a Series Instance UID of its own, or move the files of the others away."
+            )
         if len(self.frame_of_reference_uids) > 1:
             problems.append(
                 f"its slices are in {len(self.frame_of_reference_uids)} frames of reference; expected one. "
@@ -331,19 +354,26 @@ class Series:
             )
         return thickness_mm
 
-    def _gap_problem(self, before: ImageSlice, after: ImageSlice, gap_mm: float, spacing_mm: float) -> str | None:
-        between = f"'{self._file(before)}' and '{self._file(after)}'"
-        if gap_mm < POSITION_TOLERANCE_VOX * spacing_mm:
-            return (
-                f"duplicated slice: {between} have the same position. Keep one of them "
-                "(several time points or echoes in one series? Split it first)."
+    def _gap_problems(self, slices: list[ImageSlice], gaps_mm: npt.NDArray[np.float64], spacing_mm: float) -> list[str]:
+        """Name missing slices, and the first of those that are there twice."""
+        pairs = [f"'{self._file(before)}' and '{self._file(after)}'" for before, after in itertools.pairwise(slices)]
+        problems = [
+            f"missing slice: {pair} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm. "
+            f"Restore {max(round(gap_mm / spacing_mm) - 1, 1)} missing file(s)."
+            for pair, gap_mm in zip(pairs, gaps_mm, strict=True)
+            if gap_mm > 1.5 * spacing_mm
+        ]
+        duplicated = [
+            pair for pair, gap_mm in zip(pairs, gaps_mm, strict=True) if gap_mm < POSITION_TOLERANCE_VOX * spacing_mm
+        ]
+        if duplicated:
+            others = f", and {counted(len(duplicated) - 1, 'other pair')} too" if len(duplicated) > 1 else ""
+            problems.insert(
+                0,
+                f"duplicated slice: {duplicated[0]} have the same position{others}. Keep one of them "
+                "(several time points or echoes in one series? Split it first).",
             )
-        if gap_mm > 1.5 * spacing_mm:
-            return (
-                f"missing slice: {between} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm. "
-                f"Restore {max(round(gap_mm / spacing_mm) - 1, 1)} missing file(s)."
-            )
-        return None
+        return problems
 
     def _placement_problems(
         self,
@@ -520,11 +550,11 @@ def _interpret(header: pydicom.FileDataset, path: Path) -> _Header:
         frame_of_reference_uid=str(header.get("FrameOfReferenceUID") or "").strip(),
         patient_id=str(header.get("PatientID") or "").strip(),
         is_rtstruct=modality == "RTSTRUCT" or sop_class == RTStructureSetStorage,
-        image_slice=_make_slice(header, path) if is_image else None,
+        image_slice=_make_slice(header, sop_class, path) if is_image else None,
     )
 
 
-def _make_slice(header: pydicom.Dataset, path: Path) -> ImageSlice:
+def _make_slice(header: pydicom.Dataset, sop_class: UID, path: Path) -> ImageSlice:
     thickness_mm = _numbers(header.get("SpacingBetweenSlices"), 1) or _numbers(header.get("SliceThickness"), 1)
     spacing_mm = _numbers(header.get("PixelSpacing"), 2)
     return ImageSlice(
@@ -539,6 +569,12 @@ def _make_slice(header: pydicom.Dataset, path: Path) -> ImageSlice:
         samples=int(header.get("SamplesPerPixel") or 1),
         instance_number=int(instance[0]) if (instance := _numbers(header.get("InstanceNumber"), 1)) else None,
         trigger_time_ms=time_ms[0] if (time_ms := _numbers(header.get("TriggerTime"), 1)) else None,
+        inverted=header.get("PhotometricInterpretation") == "MONOCHROME1",
+        auxiliary=(
+            "LOCALIZER" in str(header.get("ImageType"))
+            or int(header.get("SamplesPerPixel") or 1) > 1
+            or ("Secondary Capture" in sop_class.name and "ImagePositionPatient" not in header)
+        ),
     )
 
 
@@ -547,10 +583,22 @@ def _make_series(files: list[_Header], source: Path) -> Series:
         uid=files[0].series_uid,
         modality=files[0].modality,
         frame_of_reference_uids=frozenset(file.frame_of_reference_uid for file in files) - {""},
-        patient_id=files[0].patient_id,
+        patient_ids=frozenset(file.patient_id for file in files) - {""},
         slices=tuple(file.image_slice for file in files if file.image_slice is not None),
         source=source,
     )
+
+
+def _lacking_bytes(path: Path) -> int:
+    """Return how many bytes of the pixel data of a file without compression are missing; GDCM makes them up."""
+    tags = ["PixelData", "Rows", "Columns", "BitsAllocated"]
+    header = pydicom.dcmread(path, specific_tags=list(tags), defer_size=1024)
+    pixels = header.get_item("PixelData") if "PixelData" in header else None
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if pixels is None or syntax is None or UID(syntax).is_compressed:
+        return 0
+    expected = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+    return max(expected - int(getattr(pixels, "length", expected)), 0)
 
 
 def _numbers(value: Any, length: int) -> tuple[float, ...] | None:

@@ -870,6 +870,32 @@ def test_patients_stay_in_one_fold(source, raw):
         assert not patients[0] & patients[1]
 
 
+def test_structure_sets_of_one_series_stay_in_one_fold(source, raw):
+    """Two annotators of the same images, in folders and with a Patient ID that tell no patients apart."""
+    for i in range(3):
+        headers = write_series(source / "images" / f"p{i}", series=f"p{i}", frame=f"p{i}", seed=i, PatientID="ANON")
+        for annotator in ("a", "b"):
+            write_contours(source / "drawn" / f"p{i}{annotator}.dcm", headers, {"GTV": TWICE})
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+    for fold in json.loads((target / "splits_final.json").read_text()):
+        images = [
+            {(target / "imagesTr" / f"{case}_0000.nii.gz").read_bytes() for case in fold[part]}
+            for part in ("train", "val")
+        ]
+        assert len(fold["val"]) == 2
+        assert len(images[1]) == 1
+        assert not images[0] & images[1]
+
+
+def test_a_structure_set_with_another_patient_id_than_its_images_is_told(source, raw, caplog):
+    write_patient(source / "ann")
+    edit(source / "ann" / "rs" / "rs.dcm", lambda d: setattr(d, "PatientID", "Zyx"))
+    convert_rtstruct(source, 501, "Test")
+    assert "1 structure set carries another Patient ID than" in caplog.text
+    assert "such as 'ann/rs/rs.dcm'" in caplog.text
+    assert "Zyx" not in caplog.text
+
+
 def test_series_without_and_with_several_structure_sets_are_named(source, raw, caplog):
     headers = write_patient(source / "ann")
     write_contours(source / "ann" / "other" / "rs.dcm", headers, {"GTV": {2: [RECTANGLE_YX]}})
@@ -995,6 +1021,20 @@ def test_problems_of_different_kinds_together(source, raw):
     assert "Case 'dan': contour 1 of ROI 'GTV'" in text
     assert "RTSTRUCT 'eve/rs/rs.dcm': no image series matches it" in text
     assert len(headers) == 5
+
+
+def test_problems_of_single_cases_do_not_hide_those_of_all(source, raw):
+    write_patient(source / "ann")
+    write_patient(source / "bob", rois={"Heart": TWICE})
+    for header in write_patient(source / "cid"):
+        header.filename.unlink()
+    lost, different = problems_of(source, raw)
+    assert lost.startswith("RTSTRUCT 'cid/rs/rs.dcm': no image series matches it")
+    assert different.startswith("The 2 cases have different ROIs")
+    write_patient(source / "dan", modality="CT")
+    lost, mixed = problems_of(source, raw)
+    assert lost.startswith("RTSTRUCT 'cid/rs/rs.dcm': no image series matches it")
+    assert "different modalities: MR (2 cases), CT (1 case)" in mixed
 
 
 def _shift_contour(dataset, position, offset_mm, roi=0):

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from nnunet_wsl.cli.main import main
 from nnunet_wsl.demo.phantom import Phantom
@@ -90,3 +91,33 @@ def test_a_series_of_mixed_matrix_sizes_is_named(source, tmp_path, capsys):
     assert "patient_1" in error
     assert "mixed matrix size" in error
     assert "ct_009.dcm" in error
+
+
+def test_localizers_and_captures_are_left_out_with_a_warning(source, tmp_path, caplog):
+    def alter(path, name, change):
+        (source / "patient_1" / name).mkdir()
+        header = pydicom.dcmread(path)
+        header.SeriesInstanceUID = generate_uid(entropy_srcs=[name])
+        change(header)
+        header.save_as(source / "patient_1" / name / "image.dcm")
+
+    def capture(header):
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+        del header.ImagePositionPatient
+
+    def colour(header):
+        header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, "RGB", 0
+        header.BitsAllocated = header.BitsStored = 8
+        header.HighBit = 7
+        header.PixelData = bytes(3 * header.Rows * header.Columns)
+
+    first = source / "patient_1" / "ct" / "ct_009.dcm"
+    alter(first, "scout", lambda header: setattr(header, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    alter(first, "capture", capture)
+    alter(first, "fused_colours", colour)
+    assert convert(source, tmp_path / "images") == 0
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [
+        "patient_1_0000.nii.gz",
+        "patient_2_0000.nii.gz",
+    ]
+    assert "Left out: 3 series of localizers" in caplog.text

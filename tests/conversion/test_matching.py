@@ -197,3 +197,74 @@ def test_phantom_planes_differ():
     """The fixture's second series is off the first one's planes by half a slice."""
     index_xyz = grid().to_voxel_xyz([OTHER_PLANES_MM])[0]
     np.testing.assert_allclose(index_xyz, (0, 0, 0.5), atol=1e-9)
+
+
+@pytest.fixture
+def two_patients(tmp_path):
+    """The structure set of one patient, and images of two on the same planes; references resolve to nothing."""
+    headers = {name: write_series(tmp_path / name, series=name, PatientID=name) for name in ("ann", "bob")}
+    write_contours(tmp_path / "rs" / "rs.dcm", headers["ann"], ROIS)
+    return tmp_path, headers
+
+
+def remove(headers):
+    for header in headers:
+        header.filename.unlink()
+
+
+@pytest.mark.parametrize("with_frame", [True, False])
+def test_the_patient_decides_between_images_that_fit(two_patients, with_frame):
+    folder, headers = two_patients
+    edit(folder / "rs" / "rs.dcm", forget_references if with_frame else forget_frame)
+    assert match(folder) == "ann"
+    # A slice that is missing must not lead to the images of another patient.
+    headers["ann"][2].filename.unlink()
+    if with_frame:
+        assert match(folder) == "ann"
+    else:
+        with pytest.raises(InputError, match=r"none among 2 series, 1 of them with another Patient ID.*missing slice"):
+            match(folder)
+
+
+def test_images_that_fit_by_geometry_are_not_those_of_another_patient(two_patients):
+    folder, headers = two_patients
+    edit(folder / "rs" / "rs.dcm", forget_frame)
+    remove(headers["ann"])
+    with pytest.raises(InputError, match="none among 1 series, 1 of them with another Patient ID") as caught:
+        match(folder)
+    assert "bob'" not in str(caught.value)
+    edit(folder / "rs" / "rs.dcm", lambda d: setattr(d, "PatientID", ""))
+    assert match(folder) == "bob"
+
+
+def test_a_frame_of_reference_that_all_patients_share(two_patients):
+    folder, headers = two_patients
+    edit(folder / "rs" / "rs.dcm", forget_references)
+    remove(headers["ann"])
+    # The frame of reference of one patient's images: perhaps two pseudonyms of one person.
+    assert match(folder) == "bob"
+    write_series(folder / "cem", series="cem", PatientID="cem", origin_mm=OTHER_PLANES_MM)
+    with pytest.raises(InputError, match="none among 2 series, 2 of them with another Patient ID"):
+        match(folder)
+
+
+def test_of_two_that_fit_the_one_that_the_contours_name(two_series):
+    folder, _headers, _pet = two_series
+    again = write_series(folder / "again", series="again")
+
+    def refer_to_both(dataset):
+        (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        (first,) = study.RTReferencedSeriesSequence
+        second = type(first)()
+        second.SeriesInstanceUID = again[0].SeriesInstanceUID
+        study.RTReferencedSeriesSequence = [second, first]
+
+    edit(folder / "rs" / "rs.dcm", refer_to_both)
+    assert match(folder) == "mr"
+
+    def name_the_other(dataset):
+        for contour, header in zip(dataset.ROIContourSequence[0].ContourSequence, again[1:], strict=False):
+            contour.ContourImageSequence[0].ReferencedSOPInstanceUID = header.SOPInstanceUID
+
+    edit(folder / "rs" / "rs.dcm", name_the_other)
+    assert match(folder) == "again"

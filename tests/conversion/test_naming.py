@@ -99,3 +99,18 @@ def test_single_cases_are_split_as_nnunet_splits_them():
     ours = patient_splits(names, list(range(17)))
     assert ours == theirs
     assert json.loads(json.dumps(ours)) == ours
+
+
+def test_cases_with_the_same_image_are_of_one_group():
+    folders = [PurePath(folder) for folder in ("obsA/p1", "obsA/p2", "obsB/p1", "obsB/p2")]
+    assert patient_groups(folders, [""] * 4, ["i1", "i2", "i1", "i2"]) == [0, 0, 0, 0]
+    flat = [PurePath("rt")] * 4
+    assert patient_groups(flat, [""] * 4) == [0, 1, 2, 3]
+    assert patient_groups(flat, [""] * 4, ["i1", "i2", "i1", "i2"]) == [0, 1, 0, 1]
+
+
+def test_the_log_says_which_file_a_numbered_case_is(caplog):
+    caplog.set_level("INFO", "nnunet_wsl")
+    files = [PurePath("p1/plan.dcm"), PurePath("p1/replan.dcm"), PurePath("p2/plan.dcm")]
+    assert case_names([file.parent for file in files], files) == ["p1_1", "p1_2", "p2"]
+    assert "Case 'p1_2' comes from 'p1/replan.dcm'" in caplog.text
