@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 
 def counted(number: int, noun: str) -> str:
@@ -10,9 +11,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def rounded(value: float, digits: int = 1) -> str:
+def rounded(value: float, digits: int = 1, sign: Literal["", "+"] = "") -> str:
     """Return a number with so many decimals, or with three significant digits if it is too small for them."""
-    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10 ** (1 - digits) else f"{value:.3g}"
+    return f"{value:{sign}.{digits}f}" if value == 0 or abs(value) >= 10 ** (1 - digits) else f"{value:{sign}.3g}"
 
 
 def last_line(error: BaseException) -> str:

@@ -19,3 +19,4 @@ from nnunet_wsl.errors import rounded
 )
 def test_numbers_that_are_too_small_for_their_decimals(value, digits, text):
     assert rounded(value, digits) == text
+    assert rounded(value, digits, "+") == (text if value < 0 else f"+{text}")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_wsl.errors import counted
+from nnunet_wsl.errors import counted, rounded
 
 if TYPE_CHECKING:
     from nnunet_wsl.evaluation import Comparison
@@ -53,12 +53,13 @@ def print_rows(comparison: Comparison) -> None:
             print(f"{row.object:<{width}}  {title:<{title_width}} undefined in all cases")
             continue
         digits = row.metric.digits
-        interval = f"{row.interval[0]:+.{digits}f} to {row.interval[1]:+.{digits}f}"
+        low, high, difference = (rounded(value, digits, "+") for value in (*row.interval, row.difference))
+        mean_a, mean_b = (rounded(value, digits) for value in (row.mean_a, row.mean_b))
         wins_a, wins_b = row.wins
         undefined = len(comparison.cases) - row.pairs
         note = f", undefined {undefined}" if undefined else ""
         print(
-            f"{row.object:<{width}}  {title:<{title_width}} {row.mean_a:9.{digits}f} {row.mean_b:9.{digits}f} "
-            f"{row.difference:+9.{digits}f}  {interval:<22}{row.p_value:8.2g}  A {wins_a}, B {wins_b}{note}"
+            f"{row.object:<{width}}  {title:<{title_width}} {mean_a:>9} {mean_b:>9} "
+            f"{difference:>9}  {f'{low} to {high}':<22}{row.p_value:8.2g}  A {wins_a}, B {wins_b}{note}"
         )
     print("\np: two-sided Wilcoxon signed-rank test over cases, not corrected for the number of rows.")

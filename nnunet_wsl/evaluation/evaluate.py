@@ -14,7 +14,7 @@ from typing import Any
 
 from nnunet_wsl.errors import InputError, counted, rounded
 from nnunet_wsl.evaluation.figures import WORST_CASES, CaseView, draw_distributions, draw_worst_cases, worst_first
-from nnunet_wsl.evaluation.label_maps import CasePair, pair_cases, read_pair
+from nnunet_wsl.evaluation.label_maps import CasePair, LabelMap, pair_cases, read_pair
 from nnunet_wsl.evaluation.objects import ScoredLabels
 from nnunet_wsl.evaluation.output import results_in
 from nnunet_wsl.evaluation.run import CaseScores, Run, case_metrics
@@ -99,7 +99,7 @@ def evaluate_folders(
             for case, key in worst_first(run)[:WORST_CASES]
         ]
         views = [CaseView.of(*of_case, labels.ignore) for of_case in worst]
-        _warn_of_wide_tolerances(labels, min(max(ref.spacing_mm_zyx) for *_, ref in worst))
+        _warn_of_wide_tolerances(labels, min(_largest_spacing_mm(ref) for *_, ref in worst))
         run.write(folder)
         draw_distributions(run, folder / DISTRIBUTIONS_FILE)
         draw_worst_cases(views, folder / WORST_CASES_FILE)
@@ -115,6 +115,12 @@ def _warn_of_wide_tolerances(labels: ScoredLabels, voxel_mm: float) -> None:
             "about one voxel, for example --tolerance-mm %.3g.",
             wide[0].tolerance_mm, wide[0].name, rounded(wide[0].tolerance_mm / voxel_mm), voxel_mm,
         )  # fmt: skip
+
+
+def _largest_spacing_mm(label_map: LabelMap) -> float:
+    """Largest side of a voxel, but along an axis with a single one, where nothing is measured."""
+    sides_mm = [mm for mm, count in zip(label_map.spacing_mm_zyx, label_map.values.shape, strict=True) if count > 1]
+    return float(max(sides_mm or label_map.spacing_mm_zyx))
 
 
 def _score(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores:

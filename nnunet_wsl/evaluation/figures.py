@@ -18,7 +18,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from nnunet_wsl.errors import counted
+from nnunet_wsl.errors import counted, rounded
 from nnunet_wsl.evaluation.label_maps import LabelMap
 from nnunet_wsl.evaluation.objects import ScoredObject
 from nnunet_wsl.evaluation.run import CaseScores, Metric, Run
@@ -32,6 +32,7 @@ WORST_CASES = 6
 _AGREED, _MISSED, _FALSE, _IGNORED = 1, 2, 3, 4
 _COLOURS = {0: "#000000", _AGREED: "#d0d0d0", _MISSED: "#0a84ff", _FALSE: "#ff9f0a", _IGNORED: "#4a4a55"}
 _LEGEND = {_AGREED: "in both", _MISSED: "in the reference only", _FALSE: "in the prediction only", _IGNORED: "ignored"}
+_LEGEND_INCHES = 7.5
 _POINT, _SUMMARY = "#0a84ff", "#1c1c1e"
 _MARGIN_VOX, _MIN_VIEW_VOX = 4, 24
 _FAR_MM = 10
@@ -58,11 +59,15 @@ class CaseView:
     @classmethod
     def of(cls, case: CaseScores, obj: ScoredObject, pred: LabelMap, ref: LabelMap, ignore: int | None) -> CaseView:
         """Find the slice with the most wrong voxels, or the largest cross-section where none is wrong."""
-        predicted, expected = np.isin(pred.values, obj.values), np.isin(ref.values, obj.values)
+        # Along z, but for images of one slice along another axis.
+        axis = ref.values.shape.index(1) if 1 in ref.values.shape else 0
+        pred_values, ref_values = (np.moveaxis(label_map.values, axis, 0) for label_map in (pred, ref))
+        spacing_mm = [mm for place, mm in enumerate(ref.spacing_mm_zyx) if place != axis]
+        predicted, expected = np.isin(pred_values, obj.values), np.isin(ref_values, obj.values)
         classes = expected * np.uint8(_MISSED) + predicted * np.uint8(_FALSE)
         classes[predicted & expected] = _AGREED
         if ignore is not None:
-            classes[ref.values == ignore] = _IGNORED
+            classes[ref_values == ignore] = _IGNORED
         wrong = ((classes == _MISSED) | (classes == _FALSE)).sum(axis=(1, 2))
         agreed = (classes == _AGREED).sum(axis=(1, 2))
         z = int(np.lexsort((agreed, wrong))[-1])
@@ -74,9 +79,9 @@ class CaseView:
             low, high = np.maximum(low - margin, 0), high + margin
             crop = crop[low[0] : high[0], low[1] : high[1]]
         scores = case.metrics[obj.key]
-        values = f"Dice {scores['Dice']:.3f}, NSD {scores['NSD']:.3f}, HD95 {scores['HD95_mm']:.1f} mm"
+        values = f"Dice {scores['Dice']:.3f}, NSD {scores['NSD']:.3f}, HD95 {rounded(scores['HD95_mm'])} mm"
         where = f", slice {z}" if len(classes) > 1 else ""
-        return cls(f"{case.case}: {obj.name}{where}\n{values}", crop, ref.spacing_mm_zyx[1] / ref.spacing_mm_zyx[2])
+        return cls(f"{case.case}: {obj.name}{where}\n{values}", crop, spacing_mm[0] / spacing_mm[1])
 
 
 def worst_first(run: Run) -> list[tuple[CaseScores, str]]:
@@ -141,7 +146,7 @@ def draw_worst_cases(views: Sequence[CaseView], output: Path) -> None:
     """
     columns = min(3, len(views))
     rows = math.ceil(len(views) / columns)
-    figure = Figure(figsize=(4.2 * columns, 4.2 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(max(4.2 * columns, _LEGEND_INCHES), 4.2 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     colours = ListedColormap([_COLOURS[value] for value in sorted(_COLOURS)])
     for panel in panels:

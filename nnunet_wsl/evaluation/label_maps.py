@@ -183,7 +183,8 @@ def _read(path: Path, reader: Any) -> LabelMap:
         raise InputError(
             f"'{path}' has channels or more than three dimensions; expected one value per voxel. Write it again."
         )
-    integers = values[0].astype(np.int32)
+    with np.errstate(invalid="ignore"):  # what does not fit is told below
+        integers = values[0].astype(np.int32)
     if not np.array_equal(integers, values[0]):
         raise InputError(f"'{path}' has values that are no integers; expected label values. Is it a label map?")
     z, y, x = (float(value) for value in properties["spacing"])

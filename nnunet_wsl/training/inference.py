@@ -314,14 +314,18 @@ def predict_relevance(
     written = [path for paths in maps.values() for path in paths]
     waiting = [case for case, paths in maps.items() if overwrite or not all(path.exists() for path in paths)]
     record = output / "relevance.json"
-    existing = [path for path in (record, *written) if path.exists()]
+    former = written
+    if overwrite:  # of a model with more objects, too
+        of_cases = re.compile(f"({'|'.join(map(re.escape, cases))})_[0-9]{{4}}\\.nii\\.gz")
+        former = [path for path in sorted(output.glob("*.nii.gz")) if of_cases.fullmatch(path.name)]
+    existing = [path for path in (record, *former) if path.exists()]
     if existing and not (continue_prediction or overwrite):
         raise InputError(
             f"-o '{output}' has {counted(len(existing), 'file')} of these names already, for example "
             f"'{existing[-1].name}'. Pass --continue_prediction to keep them, --overwrite to replace them, or choose "
             "another folder."
         )
-    staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(written if overwrite else ())
+    staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(former if overwrite else ())
     if staying or (existing and not overwrite):
         _check_same_model(record, predictor.record)
     _check_images(predictor, [cases[case] for case in waiting])

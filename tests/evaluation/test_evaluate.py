@@ -19,7 +19,9 @@ from PIL import Image
 from nnunet_wsl.cli.evaluate import parse_tolerances
 from nnunet_wsl.cli.main import main
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.evaluation import Run, compare_runs, evaluate_folders
+from nnunet_wsl.evaluation import CaseScores, Run, ScoredObject, compare_runs, evaluate_folders
+from nnunet_wsl.evaluation.figures import CaseView
+from nnunet_wsl.evaluation.label_maps import LabelMap
 
 SHAPE, SPACING_XYZ = (5, 7, 11), (1.1, 0.7, 3.0)
 OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1)
@@ -511,3 +513,33 @@ def test_a_tolerance_of_many_voxels_is_a_warning(tmp_path, caplog, capsys, scale
     printed = capsys.readouterr().out
     hd95_mm = "0.0011 (0.0011 to 0.0011)" if is_wide else "1.10 (1.10 to 1.10)"
     assert f"HD95 (mm)                  {hd95_mm}" in printed
+
+
+def test_the_thickness_of_a_single_slice_makes_no_tolerance_narrow(tmp_path, caplog):
+    """2D files have a made-up thickness of 999 mm, and a slice that is cut has any."""
+    values = np.zeros((1, 30, 40), np.uint8)
+    values[0, 5:20, 5:20] = 1
+    for folder in ("pred", "ref"):
+        (tmp_path / folder).mkdir()
+        affine = np.diag([0.01, 0.02, 1, 1])
+        nibabel.save(nibabel.Nifti1Image(values.T, affine), tmp_path / folder / "a.nii.gz")
+    (tmp_path / "pred" / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "bar": 1}, "file_ending": ".nii.gz"})
+    )
+    evaluate_folders(tmp_path / "pred", tmp_path / "ref", tmp_path / "out")
+    assert "1 mm for 'bar', which is 50.0 voxels" in caplog.text
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_single_slice_along_any_axis_is_shown_in_its_plane(axis):
+    plane = np.zeros((30, 40), np.int32)
+    plane[8:20, 10:30] = 1
+    moved = np.moveaxis(plane[None], 0, axis)
+    spacing_mm_zyx = tuple(np.insert([0.7, 1.1], axis, 3.0))
+    label_map = LabelMap(moved, spacing_mm_zyx, np.zeros((8, 3)))
+    obj = ScoredObject("1", "bar", (1,), 1.0)
+    metrics = {"1": {"Dice": 1.0, "NSD": 1.0, "HD95_mm": 0.00075}}
+    view = CaseView.of(CaseScores("a", "", "", metrics), obj, label_map, label_map, None)
+    assert view.classes.shape == (24, 28)  # the object, with four voxels around it or 24 in all
+    assert view.aspect == pytest.approx(0.7 / 1.1)
+    assert view.title == "a: bar\nDice 1.000, NSD 1.000, HD95 0.00075 mm"

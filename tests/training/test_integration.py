@@ -111,6 +111,8 @@ def test_the_script_for_containers(tiny, nnunet):
     for case in CASES:
         image = sitk.ReadImage(str(folder / "nnUNet_raw/Dataset801_Tiny/imagesTs" / f"{case}_0000.nii.gz"))
         sitk.WriteImage(image, str(images / f"{case}.mha"))
+    (images / ".DS_Store").touch()
+    (images / "folder").mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")} | {"nnUNet_def_n_proc": "1"}
     code = f"import sys; sys.modules['nnunet_wsl'] = None\n{script}"
     out = folder / "out" / "label_maps"
