@@ -66,8 +66,8 @@ def patient_groups(
 ) -> list[int]:
     """Group the cases that must stay in one fold.
 
-    Two cases belong together if they share the first folder level at which the cases differ, the same Patient ID, or
-    the same image.
+    Two cases belong together if they have the same image, the same Patient ID, or the same folder at the first level at
+    which the cases' folders differ and none of the images is in two of them, as it is in those of two annotators.
 
     Parameters
     ----------
@@ -93,7 +93,8 @@ def patient_groups(
         [folder.parts[level] if level < len(folder.parts) else "" for folder in folders]
         for level in range(max((len(folder.parts) for folder in folders), default=0))
     ]
-    first_level = next((level for level in levels if len(set(level)) > 1), [str(i) for i in range(len(folders))])
+    telling = (level for level in levels if len(set(level)) > 1 and not _divides(level, images))
+    first_level = next(telling, [str(i) for i in range(len(folders))])
     group = list(range(len(folders)))
     told_by_id = len(set(patient_ids) - {""})
     for keys in (first_level, patient_ids, images):
@@ -112,6 +113,12 @@ def patient_groups(
             told_by_id, patients, first_level[0],
         )  # fmt: skip
     return group
+
+
+def _divides(level: Sequence[str], images: Sequence[Hashable]) -> bool:
+    """Return whether an image is in several folders of a level."""
+    pairs = {(image, folder) for image, folder in zip(images, level, strict=False) if folder}
+    return len(pairs) > len({image for image, _folder in pairs})
 
 
 def patient_splits(names: Sequence[str], groups: Sequence[int]) -> list[dict[str, list[str]]]:

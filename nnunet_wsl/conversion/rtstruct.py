@@ -181,9 +181,8 @@ def _find_structure_sets(
         named = summary.rtstruct.referenced_sop_uids
         known = not named.isdisjoint(image_slice.sop_uid for image_slice in series.slices)
         missing = len(named - there) if known else 0
-        other_patient = bool(
-            summary.rtstruct.patient_id and series.patient_ids.difference([summary.rtstruct.patient_id])
-        )
+        own = summary.rtstruct.patient_id
+        other_patient = bool(own and series.patient_ids) and own not in series.patient_ids
         return _StructureSet(summary.path, summary.num_contours, series, len(named), missing, other_patient)
 
     if not dicom.rtstructs:
@@ -205,9 +204,8 @@ def _find_structure_sets(
         raise InputError(problems)
     if others := [structure_set for structure_set in structure_sets if structure_set.other_patient]:
         _LOG.warning(
-            "%s another Patient ID than the images that it refers to, or whose frame of reference it shares, such as "
-            "'%s'. Check that they belong together.",
-            f"{counted(len(others), 'structure set')} {'carries' if len(others) == 1 else 'carry'}",
+            "The Patient ID in %s is another than in the images, such as '%s'. Check that they belong together.",
+            counted(len(others), "structure set"),
             others[0].path.relative_to(dicom.folder),
         )
     if incomplete := [structure_set for structure_set in structure_sets if structure_set.missing]:

@@ -891,7 +891,7 @@ def test_a_structure_set_with_another_patient_id_than_its_images_is_told(source,
     write_patient(source / "ann")
     edit(source / "ann" / "rs" / "rs.dcm", lambda d: setattr(d, "PatientID", "Zyx"))
     convert_rtstruct(source, 501, "Test")
-    assert "1 structure set carries another Patient ID than" in caplog.text
+    assert "The Patient ID in 1 structure set is another than in the images" in caplog.text
     assert "such as 'ann/rs/rs.dcm'" in caplog.text
     assert "Zyx" not in caplog.text
 

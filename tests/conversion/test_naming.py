@@ -103,7 +103,10 @@ def test_single_cases_are_split_as_nnunet_splits_them():
 
 def test_cases_with_the_same_image_are_of_one_group():
     folders = [PurePath(folder) for folder in ("obsA/p1", "obsA/p2", "obsB/p1", "obsB/p2")]
-    assert patient_groups(folders, [""] * 4, ["i1", "i2", "i1", "i2"]) == [0, 0, 0, 0]
+    assert patient_groups(folders, [""] * 4, ["i1", "i2", "i1", "i2"]) == [0, 1, 0, 1]
+    # The folders of annotators are none of patients; those below them are, also of a second image.
+    folders = [PurePath(folder) for folder in ("obsA/p1/CT", "obsA/p2/CT", "obsB/p1/CT", "obsB/p2/CT", "obsB/p1/MR")]
+    assert patient_groups(folders, [""] * 5, ["i1", "i2", "i1", "i2", "i3"]) == [0, 1, 0, 1, 0]
     flat = [PurePath("rt")] * 4
     assert patient_groups(flat, [""] * 4) == [0, 1, 2, 3]
     assert patient_groups(flat, [""] * 4, ["i1", "i2", "i1", "i2"]) == [0, 1, 0, 1]
