@@ -63,11 +63,15 @@ RELEVANCE = {
     "Intensity": ConversionSettings(relevance_mode="intensity"),
     "Wide": ConversionSettings(sigma_mm=(2.0,)),
     "Slice": ConversionSettings(),
+    "Each": ConversionSettings(),
 }
 """Kinds of relevance channels, by what is appended to the dataset's name."""
 
 SEARCHED_IN_SLICE = ("Slice",)
 """Those whose nearest contour voxel is that of the voxel's own slice, which the conversion does not offer."""
+
+DRAWN_ONE_BY_ONE = ("Each",)
+"""Those of contours around every single object, where several make one label and may touch."""
 
 BETWEEN: dict[Between, str] = {"ignore": "ignored between", "gated": "gated", "interpolate": "interpolated"}
 
@@ -117,6 +121,7 @@ METHODS = {
     "both": Method("WSL, distance and intensity", "StudyWSL", "Both"),
     "intensity": Method("WSL, intensity", "StudyWSL", "Intensity"),
     "slice": Method("WSL, nearest in the slice", "StudyWSL", "Slice"),
+    "each": Method("WSL, a contour for each object", "StudyWSL", "Each"),
     "wide": Method("WSL, sigma 2 mm", "StudyWSL", "Wide"),
     "wide-entropy": Method("WSL, sigma 2 mm, cross-entropy", "StudyWSLCrossEntropy", "Wide"),
     "wide-entropy-decay": Method(
@@ -133,7 +138,7 @@ MAIN_ARMS = tuple(
 )
 
 WITH_WSL = (
-    "both", "intensity", "slice", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant",
+    "both", "intensity", "slice", "each", "fused", "deep-head", "consistent", "objects", "mostly-objects", "relevant",
 )  # fmt: skip
 """Methods that are also held against WSL on the same labels."""
 

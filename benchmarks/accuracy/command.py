@@ -23,6 +23,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,18 @@ from typing import Any
 from unittest.mock import patch
 
 import SimpleITK as sitk
-from arms import ARMS, LABELLINGS, MAIN_ARMS, METHODS, SEARCHED_IN_SLICE, dataset_of, pairs, settings_of, title_of
+from arms import (
+    ARMS,
+    DRAWN_ONE_BY_ONE,
+    LABELLINGS,
+    MAIN_ARMS,
+    METHODS,
+    SEARCHED_IN_SLICE,
+    dataset_of,
+    pairs,
+    settings_of,
+    title_of,
+)
 from study import (
     SWAPPED,
     Arm,
@@ -56,13 +68,15 @@ from study import (
     write_changed,
 )
 
-from nnunet_wsl.conversion import convert_masks
+from nnunet_wsl.conversion import convert_masks, convert_polygons
 from nnunet_wsl.relevance import RelevanceSettings
 from nnunet_wsl.relevance.settings import Search
 
 SPLIT_SEED = 4
 SCORES = {"Dice": "dice", "NSD": "nsd", "HD95_mm": "hd95_mm", "ASSD_mm": "assd_mm"}
 FILE_ENDING = ".nii.gz"
+POLYGONS = "polygons"
+"""Folder with images that have a polygon around every object, where a data set has them."""
 
 
 @dataclass(frozen=True)
@@ -310,23 +324,43 @@ def _prepare(work: Path, data_set: DataSet, arm: str, training: list[str], valid
     """Draw, convert, plan and preprocess the cases that an arm trains on, once."""
     dataset = dataset_of(arm)
     if not (work / "nnUNet_raw" / dataset).exists():
-        number, name = dataset.removeprefix("Dataset").split("_")
-        search: Search = "slice" if METHODS[ARMS[arm][1]].relevance in SEARCHED_IN_SLICE else "volume"
-        # The conversion has no option for it, and runs in this process.
-        with patch("nnunet_wsl.conversion.cases.RelevanceSettings", partial(RelevanceSettings, search=search)):
-            convert_masks(
-                work / "development" / "images",
-                work / "development" / "labels",
-                int(number),
-                name,
-                label_values=data_set.labels,
-                channels=(data_set.channel,),
-                simulation=LABELLINGS[ARMS[arm][0]].simulation,
-                settings=settings_of(arm),
-            )
+        _convert(work, data_set, arm, [*training, *validation])
     plan(work, dataset, data_set.configuration, data_set.spacing_mm_zyx)
     splits = work / "nnUNet_preprocessed" / dataset / "splits_final.json"
     write_changed(splits, json.dumps([{"train": sorted(training), "val": sorted(validation)}]))
+
+
+def _convert(work: Path, data_set: DataSet, arm: str, cases: list[str]) -> None:
+    """Draw contours around the masks of the cases, or around every object of them, and make an arm's raw dataset."""
+    labelling, method = ARMS[arm]
+    number, name = dataset_of(arm).removeprefix("Dataset").split("_")
+    relevance = METHODS[method].relevance
+    development = work / "development"
+    if relevance in DRAWN_ONE_BY_ONE:
+        (development / POLYGONS).mkdir(exist_ok=True)
+        for case, ending in product(cases, (".png", ".json")):
+            shutil.copy(work / "dense" / POLYGONS / f"{case}{ending}", development / POLYGONS)
+        convert_polygons(
+            development / POLYGONS,
+            int(number),
+            name,
+            channels=(data_set.channel,),
+            settings=settings_of(arm),
+        )
+        return
+    search: Search = "slice" if relevance in SEARCHED_IN_SLICE else "volume"
+    # The conversion has no option for it, and runs in this process.
+    with patch("nnunet_wsl.conversion.cases.RelevanceSettings", partial(RelevanceSettings, search=search)):
+        convert_masks(
+            development / "images",
+            development / "labels",
+            int(number),
+            name,
+            label_values=data_set.labels,
+            channels=(data_set.channel,),
+            simulation=LABELLINGS[labelling].simulation,
+            settings=settings_of(arm),
+        )
 
 
 def _share_drawn(work: Path, data_set: DataSet, dataset: str, training: list[str]) -> float:
