@@ -55,12 +55,13 @@ def convert_images(
         wanted = f"of modality {modality} " if modality else ""
         hint = " For PNG, JPEG, TIFF or BMP files pass --kind 2d." if not dicom.series else ""
         raise InputError(f"No image series {wanted}below '{dicom.folder}'; modalities there: {present}.{hint}")
-    if auxiliary := [series for series in chosen if all(image.auxiliary for image in series.slices)]:
+    auxiliary = [series for series in chosen if series.is_auxiliary]
+    if auxiliary:
         _LOG.warning(
             "Left out: %d series of localizers, of colour images or of captures of a screen, such as the %s.",
             len(auxiliary), auxiliary[0],
         )  # fmt: skip
-        chosen = [series for series in chosen if series not in auxiliary]
+    chosen = [series for series in chosen if not series.is_auxiliary]
     if not chosen:
         raise InputError(
             f"All image series below '{dicom.folder}' are localizers, in colours or captures of a screen. Add others."

@@ -58,7 +58,7 @@ def match_series(
         how = "share its frame of reference"
         # Some ways to anonymise give the images of all patients one frame of reference.
         is_shared = len(frozenset[str]().union(*(s.patient_ids for s in found))) > 1
-        found = [s for s in found if s in of_patient] or ([] if is_shared else found)
+        found = _of_patient(rtstruct, found) or ([] if is_shared else found)
         found = _best_fitting(contours, found, outside)
     else:
         how = "contain its contours"

@@ -135,6 +135,11 @@ class Series:
         """The Patient ID, to keep series of one patient together; empty if it is not clear."""
         return next(iter(self.patient_ids)) if len(self.patient_ids) == 1 else ""
 
+    @property
+    def is_auxiliary(self) -> bool:
+        """Whether none of it is a slice of a volume, see `ImageSlice`."""
+        return all(image_slice.auxiliary for image_slice in self.slices)
+
     def __str__(self) -> str:
         """Name the series by its folder, modality, size and first file, never by its UID."""
         first = min(image_slice.path for image_slice in self.slices)
@@ -263,18 +268,19 @@ class Series:
         reader.SetOutputPixelType(sitk.sitkFloat32)
         for image_slice, plane in zip(slices, volume, strict=True):
             reader.SetFileName(str(image_slice.path))
-            if lacking := _lacking_bytes(image_slice.path):
-                raise InputError(
-                    f"The {self}: '{self._file(image_slice)}' lacks {counted(lacking, 'byte')} of its pixel data. "
-                    "Restore it, or export the series again."
-                )
             try:
+                lacking = _lacking_bytes(image_slice.path)
                 plane[:] = sitk.GetArrayFromImage(reader.Execute())[0]
-            except RuntimeError as error:
+            except (RuntimeError, *_UNREADABLE) as error:
                 raise InputError(
                     f"The {self}: the voxel values of '{self._file(image_slice)}' cannot be read. "
                     "Export the series again, uncompressed if possible."
                 ) from error
+            if lacking:
+                raise InputError(
+                    f"The {self}: '{self._file(image_slice)}' lacks {counted(lacking, 'byte')} of its pixel data. "
+                    "Restore it, or export the series again."
+                )
         int16 = np.iinfo(np.int16)
         if volume.min() >= int16.min and volume.max() <= int16.max and np.array_equal(volume, np.rint(volume)):
             return volume.astype(np.int16)
@@ -591,8 +597,7 @@ def _make_series(files: list[_Header], source: Path) -> Series:
 
 def _lacking_bytes(path: Path) -> int:
     """Return how many bytes of the pixel data of a file without compression are missing; GDCM makes them up."""
-    tags = ["PixelData", "Rows", "Columns", "BitsAllocated"]
-    header = pydicom.dcmread(path, specific_tags=list(tags), defer_size=1024)
+    header = pydicom.dcmread(path, specific_tags=["PixelData", "Rows", "Columns", "BitsAllocated"], defer_size=1024)
     pixels = header.get_item("PixelData") if "PixelData" in header else None
     syntax = header.file_meta.get("TransferSyntaxUID")
     if pixels is None or syntax is None or UID(syntax).is_compressed:
