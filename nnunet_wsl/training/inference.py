@@ -333,7 +333,16 @@ def predict_relevance(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"-o '{output}' cannot be made ({error.strerror}). Choose another folder.") from error
-    predicting = map(predictor.predict, [cases[case] for case in waiting])
+
+    def predict(images: Sequence[Path]) -> NDArray[np.float32]:
+        try:
+            return predictor.predict(images)
+        except KeyError as error:  # nnU-Net reads its plans as it goes
+            raise InputError(
+                f"'{model / 'plans.json'}' has no {error.args[0]}: the model needs it. Copy it again."
+            ) from error
+
+    predicting = map(predict, [cases[case] for case in waiting])
     predictions = iter(tqdm(predicting, "Predicting relevance", len(waiting), delay=2, unit="case"))
     for case in waiting:
         predicted = next(predictions)

@@ -386,7 +386,11 @@ def test_damaged_descriptions_of_a_model(tmp_path, images, model, capsys, name, 
     assert f"'{damaged / name}' {message}" in problem
 
 
-@pytest.mark.parametrize("key", ["transpose_backward", "image_reader_writer"])
+@pytest.mark.parametrize(
+    "key",
+    ["transpose_backward", "image_reader_writer", "foreground_intensity_properties_per_channel", "spacing",
+     "resampling_fn_probabilities", "use_mask_for_norm"],
+)  # fmt: skip
 def test_what_is_read_of_the_plans_in_prediction_only(tmp_path, images, model, capsys, key):
     """Found before old maps are removed."""
     out, damaged = tmp_path / "out", tmp_path / "model"
@@ -394,7 +398,7 @@ def test_what_is_read_of_the_plans_in_prediction_only(tmp_path, images, model, c
     old = contents(out)
     shutil.copytree(model, damaged)
     plans = json.loads((damaged / "plans.json").read_text())
-    del plans[key]
+    del (plans if key in plans else plans["configurations"]["3d_fullres"])[key]
     (damaged / "plans.json").write_text(json.dumps(plans))
     (problem,) = refused(capsys, images, out, damaged, "--overwrite")
     assert f"plans.json' has no {key}" in problem
