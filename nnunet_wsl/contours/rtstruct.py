@@ -141,7 +141,7 @@ def read_rtstruct(path: str | os.PathLike[str]) -> RTStruct:
 
 
 def _interpret(dataset: Dataset, path: Path) -> RTStruct:
-    modality = _text(dataset, "Modality")
+    modality = text_of(dataset, "Modality")
     if modality != "RTSTRUCT":
         raise InputError(f"{path}: expected modality RTSTRUCT, found {modality or 'none'}.")
     rois = dataset.get("StructureSetROISequence") or ()
@@ -150,16 +150,15 @@ def _interpret(dataset: Dataset, path: Path) -> RTStruct:
     problems: dict[str, list[str]] = {}
     names: dict[str, str] = {}
     for roi in rois:
-        number = _text(roi, "ROINumber")
+        number = text_of(roi, "ROINumber")
         if number in names:
             raise InputError(f"{path}: two ROIs have the number '{number}'. Export the structure set again.")
-        # Two ways to write an accent are one name.
-        names[number] = unicodedata.normalize("NFC", _text(roi, "ROIName")) or f"ROI {number}"
+        names[number] = text_of(roi, "ROIName") or f"ROI {number}"
     for name, times in Counter(names.values()).items():
         if times > 1:
             problems[name] = [f"{path}: {times} ROIs are named '{name}'. Rename them or export one of them."]
 
-    frames = {names[_text(roi, "ROINumber")]: _text(roi, "ReferencedFrameOfReferenceUID") for roi in rois}
+    frames = {names[text_of(roi, "ROINumber")]: text_of(roi, "ReferencedFrameOfReferenceUID") for roi in rois}
     frame = _frame_of_reference(dataset, frames.values())
     for name, own in frames.items():
         if own and own != frame:
@@ -170,7 +169,7 @@ def _interpret(dataset: Dataset, path: Path) -> RTStruct:
 
     contours: list[Contour] = []
     for roi in dataset.get("ROIContourSequence") or ():
-        number = _text(roi, "ReferencedROINumber")
+        number = text_of(roi, "ReferencedROINumber")
         if number not in names:
             raise InputError(
                 f"{path}: has contours of ROI number '{number}', but lists only the ROI numbers "
@@ -197,19 +196,19 @@ def _interpret(dataset: Dataset, path: Path) -> RTStruct:
         _named(_referenced_series(dataset), "SeriesInstanceUID"),
         of_contours.union(_named(_images_of_series(dataset), "ReferencedSOPInstanceUID")),
         of_contours,
-        _text(dataset, "PatientID"),
+        text_of(dataset, "PatientID"),
     )
 
 
 def _contour(item: Dataset, name: str) -> Contour:
     """One contour of an ROI; ValueError says what is wrong with it."""
-    geometric_type = _text(item, "ContourGeometricType")
+    geometric_type = text_of(item, "ContourGeometricType")
     if geometric_type not in _CLOSES:
         raise ValueError(f"expected geometric type {' or '.join(_CLOSES)}, found '{geometric_type}'")
     values = _contour_data(item)
     if len(values) % 3:
         raise ValueError(f"expected three coordinates for every point, found {len(values)} numbers")
-    stated = _text(item, "NumberOfContourPoints")
+    stated = text_of(item, "NumberOfContourPoints")
     if stated and int(stated) * 3 != len(values):
         raise ValueError(f"states {stated} points, but has {len(values) // 3}")
     return Contour(name, values.reshape(-1, 3), _CLOSES[geometric_type])
@@ -234,8 +233,8 @@ def _frame_of_reference(dataset: Dataset, of_rois: Iterable[str]) -> str | None:
     counts = Counter(uid for uid in of_rois if uid)
     if counts:
         return counts.most_common(1)[0][0]
-    referenced = (_text(item, "FrameOfReferenceUID") for item in _frames(dataset))
-    return next((uid for uid in (*referenced, _text(dataset, "FrameOfReferenceUID")) if uid), None)
+    referenced = (text_of(item, "FrameOfReferenceUID") for item in _frames(dataset))
+    return next((uid for uid in (*referenced, text_of(dataset, "FrameOfReferenceUID")) if uid), None)
 
 
 def _frames(dataset: Dataset) -> Iterable[Dataset]:
@@ -264,15 +263,15 @@ def _images_of_contours(dataset: Dataset) -> Iterator[Dataset]:
 
 def _named(items: Iterable[Dataset], keyword: str) -> tuple[str, ...]:
     """Values that some items have, each once, in order."""
-    return tuple(dict.fromkeys(value for item in items if (value := _text(item, keyword))))
+    return tuple(dict.fromkeys(value for item in items if (value := text_of(item, keyword))))
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    """Value of an attribute as text, "" if it is missing or empty."""
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """Value of an attribute as text, with accents written in one way; "" if it is missing or empty."""
     value = dataset.get(keyword)
     if isinstance(value, MultiValue):  # a text with backslashes, which part values
         value = "\\".join(map(str, value))
-    return "" if value is None else str(value).strip()
+    return "" if value is None else unicodedata.normalize("NFC", str(value).strip())
 
 
 def write_rtstruct(

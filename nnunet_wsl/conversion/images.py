@@ -50,9 +50,9 @@ def convert_images(
     target = new_folder(output)
     dicom = find_dicom(Path(source), jobs=jobs)
     chosen = [series for series in dicom.series if modality in (None, series.modality)]
+    wanted = f"of modality {modality} " if modality else ""
     if not chosen:
         present = ", ".join(sorted({series.modality for series in dicom.series})) or "none"
-        wanted = f"of modality {modality} " if modality else ""
         hint = " For PNG, JPEG, TIFF or BMP files pass --kind 2d." if not dicom.series else ""
         raise InputError(f"No image series {wanted}below '{dicom.folder}'; modalities there: {present}.{hint}")
     auxiliary = [series for series in chosen if series.is_auxiliary]
@@ -64,7 +64,8 @@ def convert_images(
     chosen = [series for series in chosen if not series.is_auxiliary]
     if not chosen:
         raise InputError(
-            f"All image series below '{dicom.folder}' are localizers, in colours or captures of a screen. Add others."
+            f"All image series {wanted}below '{dicom.folder}' are localizers, in colours or captures of a screen. Add "
+            "others."
         )
     modalities = sorted({series.modality for series in chosen})
     if len(modalities) > 1:

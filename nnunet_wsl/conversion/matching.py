@@ -52,13 +52,13 @@ def match_series(
     frame = rtstruct.frame_of_reference_uid
     of_patient = _of_patient(rtstruct, series)
     unframed = [s for s in of_patient if not frame or not s.frame_of_reference_uids]
+    framed = [s for s in series if frame in s.frame_of_reference_uids]
+    # Some ways to anonymise give the images of all patients one frame of reference.
+    is_shared = len(frozenset[str]().union(*(s.patient_ids for s in framed))) > 1
     if found := _referenced(rtstruct, series):
         how = "are referenced by it"
-    elif found := [s for s in series if frame in s.frame_of_reference_uids]:
+    elif found := _of_patient(rtstruct, framed) or ([] if is_shared else framed):
         how = "share its frame of reference"
-        # Some ways to anonymise give the images of all patients one frame of reference.
-        is_shared = len(frozenset[str]().union(*(s.patient_ids for s in found))) > 1
-        found = _of_patient(rtstruct, found) or ([] if is_shared else found)
         found = _best_fitting(contours, found, outside)
     else:
         how = "contain its contours"

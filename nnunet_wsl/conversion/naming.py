@@ -67,7 +67,7 @@ def patient_groups(
     """Group the cases that must stay in one fold.
 
     Two cases belong together if they have the same image, the same Patient ID, or the same folder at the first level at
-    which the cases' folders differ and none of the images is in two of them, as it is in those of two annotators.
+    which the cases' folders differ. A level of annotators, whose folders all have images in common, does not count.
 
     Parameters
     ----------
@@ -93,11 +93,24 @@ def patient_groups(
         [folder.parts[level] if level < len(folder.parts) else "" for folder in folders]
         for level in range(max((len(folder.parts) for folder in folders), default=0))
     ]
-    telling = (level for level in levels if len(set(level)) > 1 and not _divides(level, images))
-    first_level = next(telling, [str(i) for i in range(len(folders))])
-    group = list(range(len(folders)))
+    telling = (level for level in levels if len(set(level)) > 1 and len(set(_linked(level, images))) > 1)
+    first_level = next(telling, [])
     told_by_id = len(set(patient_ids) - {""})
-    for keys in (first_level, patient_ids, images):
+    group = _linked([str(i) for i in range(len(folders))], first_level, patient_ids, images)
+    if first_level and (patients := len(set(group))) < told_by_id:
+        _LOG.warning(
+            "The cases carry %d Patient IDs, but count as %d patients: all below one folder at the first level at "
+            "which the folders differ, such as '%s', stay in one fold. If such a folder holds several patients, put "
+            "the patients directly below the source.",
+            told_by_id, patients, next(filter(None, first_level)),
+        )  # fmt: skip
+    return group
+
+
+def _linked(*kinds: Sequence[Hashable]) -> list[int]:
+    """Group what shares a key of any kind, directly or through others: the index of each one's first; "" is no key."""
+    group = list(range(max(map(len, kinds))))
+    for keys in kinds:
         members: dict[Hashable, list[int]] = defaultdict(list)
         for i, key in enumerate(keys):
             if key:
@@ -105,20 +118,7 @@ def patient_groups(
         for same in members.values():
             merged = {group[i] for i in same}
             group = [min(merged) if g in merged else g for g in group]
-    if (patients := len(set(group))) < told_by_id:
-        _LOG.warning(
-            "The cases carry %d Patient IDs, but count as %d patients: all below one folder at the first level at "
-            "which the folders differ, such as '%s', stay in one fold. If such a folder holds several patients, put "
-            "the patients directly below the source.",
-            told_by_id, patients, first_level[0],
-        )  # fmt: skip
     return group
-
-
-def _divides(level: Sequence[str], images: Sequence[Hashable]) -> bool:
-    """Return whether an image is in several folders of a level."""
-    pairs = {(image, folder) for image, folder in zip(images, level, strict=False) if folder}
-    return len(pairs) > len({image for image, _folder in pairs})
 
 
 def patient_splits(names: Sequence[str], groups: Sequence[int]) -> list[dict[str, list[str]]]:

@@ -13,6 +13,7 @@ import stat
 import struct
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ import SimpleITK as sitk
 from joblib import Parallel, delayed
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, RTStructureSetStorage
 from tqdm import tqdm
 
 from nnunet_wsl.contours import Grid
+from nnunet_wsl.contours.rtstruct import text_of
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import is_text
 
@@ -82,6 +85,8 @@ class ImageSlice:
         Number of the image within its series.
     trigger_time_ms : float, optional
         Time from the R wave of the heart beat to the image, in cine series.
+    patient_id : str
+        Patient ID, held in memory only, to tell whose images they are; empty if there is none.
     inverted : bool
         Whether small values are bright (MONOCHROME1).
     auxiliary : bool
@@ -99,6 +104,7 @@ class ImageSlice:
     samples: int = 1
     instance_number: int | None = None
     trigger_time_ms: float | None = None
+    patient_id: str = field(default="", repr=False)
     inverted: bool = False
     auxiliary: bool = False
 
@@ -115,8 +121,6 @@ class Series:
         DICOM modality, for example ``"PT"``.
     frame_of_reference_uids : frozenset of str
         Frame of Reference UIDs of its slices: none, one, or, in a damaged series, several.
-    patient_ids : frozenset of str
-        Patient IDs of its slices, held in memory only: none, one, or, in a damaged series, several.
     slices : tuple of ImageSlice
         One per file.
     source : Path
@@ -126,9 +130,13 @@ class Series:
     uid: str
     modality: str
     frame_of_reference_uids: frozenset[str]
-    patient_ids: frozenset[str] = field(repr=False)
     slices: tuple[ImageSlice, ...]
     source: Path
+
+    @cached_property
+    def patient_ids(self) -> frozenset[str]:
+        """Patient IDs of its slices: none, one, or, where patients share a UID, several."""
+        return frozenset(image_slice.patient_id for image_slice in self.slices) - {""}
 
     @property
     def patient_id(self) -> str:
@@ -254,14 +262,9 @@ class Series:
         Raises
         ------
         InputError
-            If a file cannot be decoded, has fewer pixels than its header says, or greys that are inverted.
+            If a file cannot be decoded, or has fewer pixels than its header says.
         """
         slices = self.sorted_slices()
-        if inverted := [image_slice for image_slice in slices if image_slice.inverted]:
-            raise InputError(
-                f"The {self}: the greys of '{self._file(inverted[0])}' are inverted (MONOCHROME1); expected "
-                "MONOCHROME2. Export the series again, or move it away."
-            )
         volume = np.empty((len(slices), *slices[0].shape_yx), np.float32)
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
@@ -300,6 +303,9 @@ class Series:
                         "Export it as single-frame DICOM."]  # fmt: skip
             if image_slice.samples != 1:
                 return [f"'{name}' is a colour image; expected one value per pixel. Choose another series."]
+            if image_slice.inverted:  # which GDCM would turn over, before it applies slope and intercept
+                return [f"the greys of '{name}' are inverted (MONOCHROME1); expected MONOCHROME2. Export the series "
+                        "again, or move it away."]  # fmt: skip
             missing = [
                 keyword
                 for keyword, value in (
@@ -529,7 +535,6 @@ class _Header:
     series_uid: str
     modality: str
     frame_of_reference_uid: str
-    patient_id: str = field(repr=False)
     is_rtstruct: bool
     image_slice: ImageSlice | None
 
@@ -554,7 +559,6 @@ def _interpret(header: pydicom.FileDataset, path: Path) -> _Header:
         series_uid=str(header.get("SeriesInstanceUID") or ""),
         modality=modality,
         frame_of_reference_uid=str(header.get("FrameOfReferenceUID") or "").strip(),
-        patient_id=str(header.get("PatientID") or "").strip(),
         is_rtstruct=modality == "RTSTRUCT" or sop_class == RTStructureSetStorage,
         image_slice=_make_slice(header, sop_class, path) if is_image else None,
     )
@@ -563,6 +567,7 @@ def _interpret(header: pydicom.FileDataset, path: Path) -> _Header:
 def _make_slice(header: pydicom.Dataset, sop_class: UID, path: Path) -> ImageSlice:
     thickness_mm = _numbers(header.get("SpacingBetweenSlices"), 1) or _numbers(header.get("SliceThickness"), 1)
     spacing_mm = _numbers(header.get("PixelSpacing"), 2)
+    image_type = header.get("ImageType")
     return ImageSlice(
         path=path,
         sop_uid=str(header.get("SOPInstanceUID") or ""),
@@ -575,11 +580,12 @@ def _make_slice(header: pydicom.Dataset, sop_class: UID, path: Path) -> ImageSli
         samples=int(header.get("SamplesPerPixel") or 1),
         instance_number=int(instance[0]) if (instance := _numbers(header.get("InstanceNumber"), 1)) else None,
         trigger_time_ms=time_ms[0] if (time_ms := _numbers(header.get("TriggerTime"), 1)) else None,
+        patient_id=text_of(header, "PatientID"),
         inverted=header.get("PhotometricInterpretation") == "MONOCHROME1",
         auxiliary=(
-            "LOCALIZER" in str(header.get("ImageType"))
+            "LOCALIZER" in (image_type if isinstance(image_type, MultiValue) else [image_type])
             or int(header.get("SamplesPerPixel") or 1) > 1
-            or ("Secondary Capture" in sop_class.name and "ImagePositionPatient" not in header)
+            or ("Secondary Capture" in sop_class.name and not header.get("ImagePositionPatient"))
         ),
     )
 
@@ -589,7 +595,6 @@ def _make_series(files: list[_Header], source: Path) -> Series:
         uid=files[0].series_uid,
         modality=files[0].modality,
         frame_of_reference_uids=frozenset(file.frame_of_reference_uid for file in files) - {""},
-        patient_ids=frozenset(file.patient_id for file in files) - {""},
         slices=tuple(file.image_slice for file in files if file.image_slice is not None),
         source=source,
     )
@@ -597,13 +602,14 @@ def _make_series(files: list[_Header], source: Path) -> Series:
 
 def _lacking_bytes(path: Path) -> int:
     """Return how many bytes of the pixel data of a file without compression are missing; GDCM makes them up."""
-    header = pydicom.dcmread(path, specific_tags=["PixelData", "Rows", "Columns", "BitsAllocated"], defer_size=1024)
-    pixels = header.get_item("PixelData") if "PixelData" in header else None
+    sizes = ["Rows", "Columns", "BitsAllocated"]
+    header = pydicom.dcmread(path, specific_tags=["PixelData", *sizes], defer_size=1024)
     syntax = header.file_meta.get("TransferSyntaxUID")
-    if pixels is None or syntax is None or UID(syntax).is_compressed:
+    if syntax is None or UID(syntax).is_compressed or not all(key in header for key in ("PixelData", *sizes)):
         return 0
-    expected = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
-    return max(expected - int(getattr(pixels, "length", expected)), 0)
+    pixels = header.get_item("PixelData", keep_deferred=True)
+    rows, columns, bits = (int(header[key].value) for key in sizes)
+    return max(rows * columns * bits // 8 - int(getattr(pixels, "length", 0)), 0)
 
 
 def _numbers(value: Any, length: int) -> tuple[float, ...] | None:

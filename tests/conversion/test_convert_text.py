@@ -203,6 +203,20 @@ def test_folds_keep_the_phases_of_a_patient_together(source, raw):
     }
 
 
+def test_a_series_uid_that_patients_share(source, raw):
+    """Of the series the part in a patient's folder counts, with its own Patient ID."""
+    for patient in ("ann", "bob"):
+        for file in (source / "dicoms" / patient).iterdir():
+
+            def change(header, patient=patient):
+                header.PatientID, header.SeriesInstanceUID, header.FrameOfReferenceUID = patient, "1.2.3", "1.2.4"
+
+            edit(file, change)
+    target = convert_text(source, 503, "Test", settings=PRIORITY)
+    splits = json.loads((target / "splits_final.json").read_text())
+    assert sorted(fold["val"] for fold in splits) == [["ann_phase01", "ann_phase02"], ["bob_phase01", "bob_phase02"]]
+
+
 def test_one_patient_makes_no_folds(source, raw):
     (source / "link.csv").write_text("patient_id,original_id\nann,HF-1\n")
     target = convert_text(source, 503, "Test", settings=PRIORITY, exclude=["contourfiles/HF-2/*"])

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from conversion.phantom import write_series
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from nnunet_wsl.cli.main import main
@@ -103,7 +104,7 @@ def test_localizers_and_captures_are_left_out_with_a_warning(source, tmp_path, c
 
     def capture(header):
         header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-        del header.ImagePositionPatient
+        header.ImagePositionPatient = None
 
     def colour(header):
         header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, "RGB", 0
@@ -121,3 +122,12 @@ def test_localizers_and_captures_are_left_out_with_a_warning(source, tmp_path, c
         "patient_2_0000.nii.gz",
     ]
     assert "Left out: 3 series of localizers" in caplog.text
+
+
+def test_nothing_but_a_localizer_of_the_modality(tmp_path, capsys):
+    write_series(tmp_path / "source" / "mr", series="mr")
+    write_series(
+        tmp_path / "source" / "scout", series="ct", modality="CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
+    assert convert(tmp_path / "source", tmp_path / "images", "--modality", "CT") == 2
+    assert "All image series of modality CT below" in capsys.readouterr().err

@@ -248,6 +248,26 @@ def test_a_frame_of_reference_that_all_patients_share(two_patients):
         match(folder)
 
 
+def test_a_frame_of_reference_of_others_leaves_geometry_to_decide(two_patients):
+    folder, headers = two_patients
+    edit(folder / "rs" / "rs.dcm", forget_references)
+    for header in headers["ann"]:
+        edit(header.filename, lambda d: delattr(d, "FrameOfReferenceUID"))
+    write_series(folder / "cem", series="cem", PatientID="cem", origin_mm=OTHER_PLANES_MM)
+    assert match(folder) == "ann"
+
+
+@pytest.mark.parametrize("other", ["HOSP\\7", " HOSP\\7 ", "M\u00fcller", "Mu\u0308ller"])
+def test_a_patient_id_equals_itself(tmp_path, other):
+    """However many values it has, and however accents are written."""
+    own = "HOSP\\7" if "7" in other else "M\u00fcller"
+    headers = write_series(tmp_path / "mr", series="mr", PatientID=own, SpecificCharacterSet="ISO_IR 192")
+    write_contours(tmp_path / "rs" / "rs.dcm", headers, ROIS)
+    edit(tmp_path / "rs" / "rs.dcm", forget_frame)
+    edit(headers[1].filename, lambda d: setattr(d, "PatientID", other))
+    assert match(tmp_path) == "mr"
+
+
 def test_of_two_that_fit_the_one_that_the_contours_name(two_series):
     folder, _headers, _pet = two_series
     again = write_series(folder / "again", series="again")

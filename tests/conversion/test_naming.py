@@ -112,6 +112,23 @@ def test_cases_with_the_same_image_are_of_one_group():
     assert patient_groups(flat, [""] * 4, ["i1", "i2", "i1", "i2"]) == [0, 1, 0, 1]
 
 
+def test_a_single_copied_image_does_not_divide_the_patients():
+    """A structure set that lies beside its patient links two folders; the others stay patients."""
+    folders = [PurePath(f"p{i}/t{j}") for i in range(4) for j in (0, 1)] + [PurePath("p0_replan/t0")]
+    images = [f"i{i}{j}" for i in range(4) for j in (0, 1)] + ["i00"]
+    assert patient_groups(folders, [""] * 9, images) == [0, 0, 2, 2, 4, 4, 6, 6, 0]
+    patient_ids = [f"ID{i}" for i in range(4) for j in (0, 1)] + ["ID0"]
+    assert patient_groups(folders, patient_ids, images) == [0, 0, 2, 2, 4, 4, 6, 6, 0]
+
+
+@pytest.mark.parametrize("patient_ids", [[""] * 6, ["a", "b", "c"] * 2])
+@pytest.mark.parametrize("first", [".", "rt"])
+def test_a_second_annotator_below_the_first(first, patient_ids, caplog):
+    folders = [PurePath(first)] * 3 + [PurePath(first) / "obsB"] * 3
+    assert patient_groups(folders, patient_ids, ["i1", "i2", "i3"] * 2) == [0, 1, 2] * 2
+    assert not caplog.text
+
+
 def test_the_log_says_which_file_a_numbered_case_is(caplog):
     caplog.set_level("INFO", "nnunet_wsl")
     files = [PurePath("p1/plan.dcm"), PurePath("p1/replan.dcm"), PurePath("p2/plan.dcm")]

@@ -95,6 +95,19 @@ def test_undefined_pairs_are_left_out_and_counted(tmp_path):
     assert (entry["pairs"], entry["undefined_pairs"]) == (1, 2)
 
 
+def test_table_shows_small_differences_and_no_rounding(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    dice = np.round(rng.uniform(0.5, 0.99, 9), 3)
+    a = write_run(tmp_path / "a", list(dice), hd95=[0.00075] * 9, names={"1": "tumour"})
+    b = write_run(tmp_path / "b", list(np.roll(dice, 1)), hd95=[0.00275] * 9, names={"1": "tumour"})
+    assert main(["compare", str(a), str(b)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (dice_line,) = (line.split() for line in lines if line.startswith("tumour  Dice"))
+    (hd95_line,) = (line.split() for line in lines if line.startswith("tumour  HD95"))
+    assert dice_line[4] == "+0.000"  # the same scores in another order, whatever their sums
+    assert hd95_line[3:9] == ["0.00075", "0.00275", "+0.002", "+0.002", "to", "+0.002"]
+
+
 def test_metric_undefined_everywhere(tmp_path, capsys):
     a = write_run(tmp_path / "a", [0.5, 0.6], hd95=[math.nan, math.nan])
     assert main(["compare", str(a), str(a), "--out", str(tmp_path / "out")]) == 0
