@@ -117,7 +117,8 @@ def _linked(*kinds: Sequence[Hashable]) -> list[int]:
                 members[key].append(i)
         for same in members.values():
             merged = {group[i] for i in same}
-            group = [min(merged) if g in merged else g for g in group]
+            if len(merged) > 1:
+                group = [min(merged) if g in merged else g for g in group]
     return group
 
 
