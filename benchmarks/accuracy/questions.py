@@ -38,12 +38,16 @@ class Question:
 
 
 QUESTIONS = {
-    "dense": Question("Every slice drawn: WSL - stock", {"": ("dense-wsl", "dense-stock")}),
+    "dense": Question(
+        "Every slice drawn: WSL - stock",
+        {"": ("dense-wsl", "dense-stock"), "a contour for each object": ("dense-each", "dense-stock")},
+    ),
     "patches": Question("Every slice drawn: patches in the image - nnU-Net's", {"": ("dense-in-image", "dense-stock")}),
     "relevance": Question(
         "The relevance alone: WSL - stock on the same patches",
         {
             "every slice": ("dense-wsl", "dense-in-image"),
+            "a contour for each object": ("dense-each", "dense-in-image"),
             "every slice, nnU-Net's patches": ("dense-wsl-stock-patches", "dense-stock"),
             "every 5th, gated": ("every5-gated-wsl", "every5-gated-in-image"),
             "every 5th, gated, nnU-Net's patches": ("every5-gated-wsl-stock-patches", "every5-gated-stock"),
@@ -81,8 +85,8 @@ QUESTIONS = {
 """By the marks of their tables on the page."""
 
 PANELS = {
-    "dense": ("",),
-    "relevance": ("every slice",),
+    "dense": ("", "a contour for each object"),
+    "relevance": ("every slice", "a contour for each object"),
     "few": ("WSL gated", "WSL ignored"),
     "between": ("WSL",),
 }
@@ -221,7 +225,7 @@ def panels(studies: list[dict[str, Any]], path: Path) -> None:
             colour = "#868e96" if not agree else "#0a6cff" if by_seed[0] > 0 else "#d9480f"
             axes.plot(by_seed, [place] * len(by_seed), "o", color=colour, markersize=4, alpha=0.6)
             axes.plot(sum(by_seed) / len(by_seed), place, "D", color=colour, markersize=6)
-        names = [f"{row.setting}{f': {row.pair}' * (len(PANELS[key]) > 1)}" for row in rows]
+        names = [f"{row.setting}{f': {row.pair}' * (len(PANELS[key]) > 1 and row.pair != '')}" for row in rows]
         axes.set_yticks(range(len(rows)), names, fontsize=7.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.axvline(0, color="black", linewidth=0.8)
