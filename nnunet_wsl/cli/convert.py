@@ -82,7 +82,7 @@ def _add_text(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _add_polygons(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sources.add_parser(
         "polygons",
-        help="2D images (PNG, JPEG, TIFF, BMP) with polygons of LabelMe or in COCO's format",
+        help="2D images (PNG, JPEG, TIFF, BMP) with polygons or masks of LabelMe or in COCO's format",
         description="Convert every 2D image below SOURCE that an annotation file lists to a case of one slice, for "
         "nnU-Net's configuration 2d. Annotation files are JSON: LabelMe's, one per image, or COCO's, one for many, "
         "which most annotation tools export. Cases are named after the images' paths: give them names that may be "

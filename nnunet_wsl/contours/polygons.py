@@ -1,7 +1,9 @@
-"""Polygons that annotation tools draw on 2D images: LabelMe's files, one per image, and COCO's, one for many."""
+"""What annotation tools draw on 2D images, as contours: LabelMe's files, one per image, and COCO's, one for many."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from nnunet_wsl.contours.contour import MAX_COORDINATE
+from nnunet_wsl.contours.trace import trace
 from nnunet_wsl.errors import InputError, counted, last_line
 from nnunet_wsl.files import is_text
 
@@ -36,13 +40,16 @@ class Shape:
     class_name : str
         What it is drawn around.
     number : int
-        Which of the image's shapes it is, counted from 1 as the file has them.
+        Which of the image's shapes it is, in the order of the file. The rings around a mask, and around its holes, are
+        shapes of one number.
     points_xy : ndarray of float64, shape (N, 2)
-        Points as the file has them, in pixels, see `FIRST_PIXEL`; none if it has a fault.
+        Points in pixels; none if it has a fault.
     closed : bool
         Whether the last point connects to the first.
     fault : str
-        Why it is no contour, such as ``is a mask``; empty if it is one.
+        Why it is no contour, such as ``is a point``; empty if it is one.
+    first_pixel : float, optional
+        Coordinate of the centre of the first pixel, of masks, where it is known; else see `FIRST_PIXEL`.
     """
 
     class_name: str
@@ -50,6 +57,7 @@ class Shape:
     points_xy: NDArray[np.float64]
     closed: bool = True
     fault: str = ""
+    first_pixel: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +83,8 @@ def read_polygons(path: Path) -> list[AnnotatedImage]:
     """Read an annotation file of LabelMe or in COCO's format for object detection.
 
     LabelMe's polygons, rectangles (oriented ones too) and circles become closed contours, its lines and line strips
-    open ones. The polygons of a COCO annotation are parts of one object. What else there is, such as masks, points and
-    boxes, becomes a shape with a fault.
+    open ones. The polygons of a COCO annotation are parts of one object. Contours are traced around masks, LabelMe's
+    and COCO's run-length encoded ones. What else there is, such as points and boxes, becomes a shape with a fault.
 
     Parameters
     ----------
@@ -116,12 +124,20 @@ def read_polygons(path: Path) -> list[AnnotatedImage]:
 
 def _read_labelme(content: Mapping[str, Any]) -> AnnotatedImage:
     shapes = [
-        _labelme_shape(shape if isinstance(shape, dict) else {}, number)
+        of_entry
         for number, shape in enumerate(content["shapes"], start=1)
+        for of_entry in _labelme_shapes(shape if isinstance(shape, dict) else {}, number)
     ]
     return AnnotatedImage(
         _with_slashes(content["imagePath"]), _size(content, "imageWidth", "imageHeight"), tuple(shapes)
     )
+
+
+def _labelme_shapes(shape: Mapping[str, Any], number: int) -> list[Shape]:
+    class_name = shape.get("label")
+    if isinstance(class_name, str) and is_text(class_name) and shape.get("shape_type") == "mask":
+        return _around_mask(_labelme_mask(shape), class_name, number)
+    return [_labelme_shape(shape, number)]
 
 
 def _labelme_shape(shape: Mapping[str, Any], number: int) -> Shape:
@@ -160,7 +176,10 @@ def _read_coco(content: Mapping[str, Any], path: Path) -> list[AnnotatedImage]:
             continue
         of_image = shapes[image_id]
         of_image += _coco_shapes(
-            annotation.get("segmentation"), str(categories[category_id]["name"]), len(of_image) + 1
+            annotation.get("segmentation"),
+            str(categories[category_id]["name"]),
+            len(of_image) + 1,
+            _size(images[image_id], "width", "height"),
         )
     for kind in dict.fromkeys(kind for kind, _ in lost):
         numbers = [number for of, number in lost if of == kind]
@@ -196,10 +215,10 @@ def _by_id(
             yield entry_id, entry
 
 
-def _coco_shapes(segmentation: Any, class_name: str, number: int) -> list[Shape]:
+def _coco_shapes(segmentation: Any, class_name: str, number: int, size_xy: tuple[int, int] | None) -> list[Shape]:
     """Make shapes of one annotation, each polygon of it one."""
     if isinstance(segmentation, dict):
-        return [_faulty(class_name, number, "is a mask (run-length encoding)")]
+        return _around_mask(_coco_mask(segmentation, size_xy), class_name, number)
     if not isinstance(segmentation, list) or not segmentation:
         return [_faulty(class_name, number, "has no polygon, but a box at most")]
     shapes = []
@@ -212,6 +231,89 @@ def _coco_shapes(segmentation: Any, class_name: str, number: int) -> list[Shape]
         else:
             shapes.append(Shape(class_name, i, points))
     return shapes
+
+
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """A part of an image, (y, x), whose first pixel is at the corner."""
+
+    pixels: NDArray[np.bool_]
+    corner_xy: tuple[int, int]
+
+
+def _around_mask(mask: _Mask | str, class_name: str, number: int) -> list[Shape]:
+    """Trace contours around a mask, and around its holes; instead of a mask there may be what is wrong with it."""
+    if isinstance(mask, str):
+        return [_faulty(class_name, number, mask)]
+    rings = trace(mask.pixels)
+    if not rings:
+        return [_faulty(class_name, number, "is a mask without a pixel")]
+    return [Shape(class_name, number, ring[:, ::-1] + mask.corner_xy, first_pixel=0.0) for ring in rings]
+
+
+def _labelme_mask(shape: Mapping[str, Any]) -> _Mask | str:
+    """Decode a mask of LabelMe: a PNG in base64, from the first corner of the shape to the second, both included."""
+    corners = _points(shape.get("points"))
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as image:
+            pixels = np.asarray(image.convert("L")) > 0
+    except (KeyError, TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError):
+        return "is a mask that cannot be decoded"
+    if corners is None or len(corners) != 2:
+        return "is a mask without two corners"
+    (left, top), (right, bottom) = corners.astype(int)
+    if pixels.shape != (bottom - top + 1, right - left + 1):
+        return "is a mask of another size than its corners say"
+    return _Mask(pixels, (int(left), int(top)))
+
+
+def _coco_mask(segmentation: Mapping[str, Any], size_xy: tuple[int, int] | None) -> _Mask | str:
+    """Decode a mask of COCO: the lengths of its runs, column by column, of pixels outside and inside in turn."""
+    counts, size = segmentation.get("counts"), segmentation.get("size")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    lengths = [_whole(length) for length in size] if isinstance(size, list) else []
+    if len(lengths) != 2 or not all(isinstance(length, int) and length > 0 for length in lengths):
+        return "is a mask without a size"
+    height, width = lengths
+    if size_xy not in (None, (width, height)):
+        return "is a mask of another size than its image"
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        return "is a mask that cannot be decoded"
+    if sum(runs) != height * width:
+        return f"is a mask of {sum(runs)} pixels, not {height} x {width}"
+    ends = np.cumsum(runs)
+    inside = [(start, end) for start, end in zip(ends[:-1:2], ends[1::2], strict=False) if start < end]
+    if not inside:
+        return "is a mask without a pixel"
+    # Of large images, the columns of the object only.
+    left, right = inside[0][0] // height, (inside[-1][1] - 1) // height + 1
+    pixels = np.zeros((right - left) * height, bool)
+    for start, end in inside:
+        pixels[start - left * height : end - left * height] = True
+    return _Mask(pixels.reshape(-1, height).T, (int(left), 0))
+
+
+def _runs(text: str) -> list[int] | None:
+    """Decode COCO's compressed runs (``rleFrString`` of its mask API); None if they are none.
+
+    Groups of five bits, the lowest first, a character each: 32 more says that another follows, and 16 in the last that
+    the number is negative. From the fourth on, each is the difference to the one before the last.
+    """
+    runs: list[int] = []
+    number = shift = 0
+    for character in text:
+        group = ord(character) - 48
+        if not 0 <= group < 64:
+            return None
+        number |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            number -= 1 << shift
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        number = shift = 0
+    return runs if shift == 0 else None
 
 
 def _is_even(flat: Any) -> bool:

@@ -13,6 +13,7 @@ from operator import eq
 from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_wsl.contours import Contour, ContourSet, Grid, place
 from nnunet_wsl.contours.polygons import FIRST_PIXEL, AnnotatedImage, Shape, read_polygons
@@ -78,7 +79,7 @@ class PolygonCase:
         contours = [
             Contour(
                 label,
-                grid.to_mm(np.column_stack([shape.points_xy - self.first_pixel, np.zeros(len(shape.points_xy))])),
+                grid.to_mm(np.column_stack([self._pixels_xy(shape), np.zeros(len(shape.points_xy))])),
                 shape.closed,
                 f"{shape.class_name} {shape.number}",
             )
@@ -87,6 +88,10 @@ class PolygonCase:
             if shape.class_name in classes
         ]
         return grid, ContourSet(self.classes, contours)
+
+    def _pixels_xy(self, shape: Shape) -> NDArray[np.float64]:
+        """Return the points of a shape, counted from the centre of the first pixel."""
+        return shape.points_xy - (self.first_pixel if shape.first_pixel is None else shape.first_pixel)
 
     def read(self) -> CaseContent:
         """Read the image and the contours of the labels."""
@@ -128,7 +133,7 @@ def convert_polygons(
     overwrite: bool = False,
     jobs: int = 1,
 ) -> Path:
-    """Convert 2D images with the polygons of LabelMe, or of tools that write COCO's format, to a raw nnU-Net dataset.
+    """Convert 2D images with what was drawn in LabelMe, or in tools that write COCO's format, to a raw nnU-Net dataset.
 
     Every annotated image is a case, of one slice.
 
@@ -152,7 +157,8 @@ def convert_polygons(
         Regular expression, searched for in the path of each image below the source. Images for which it finds the same
         text, or the same first group of it, stay in one fold: those of one patient, for example.
     first_pixel : float
-        Coordinate, on both axes, of the centre of the first pixel, see `nnunet_wsl.contours.polygons.FIRST_PIXEL`.
+        Coordinate, on both axes, of the centre of the first pixel, see `nnunet_wsl.contours.polygons.FIRST_PIXEL`;
+        masks consist of pixels, and need none.
     settings : ConversionSettings, optional
         How contours become masks and relevance channels.
     overwrite : bool

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from PIL import Image
 
+from nnunet_wsl.contours import Contour, ContourSet, Grid, place, rasterise
 from nnunet_wsl.contours.polygons import read_polygons
 from nnunet_wsl.errors import InputError
 
@@ -105,7 +111,9 @@ def test_labelme_circles(path):
     ("drawn", "fault"),
     [
         (shape([[1, 2]], "point"), "is a point"),
-        (shape([[1, 2], [3, 4]], "mask"), "is a mask"),
+        (shape([[1, 2], [3, 4]], "mask"), "is a mask that cannot be decoded"),
+        (shape([[1, 2], [3, 4]], "mask") | {"mask": "AAAA"}, "is a mask that cannot be decoded"),
+        (shape([[1, 2], [3, 4]], "mask") | {"mask": "no base64!"}, "is a mask that cannot be decoded"),
         (shape([[1, 2], [3, 4]]), "is a polygon of 2 points"),
         (shape([[1, 2]], "linestrip"), "is a linestrip of 1 points"),
         (shape([[1, 2]], "circle"), "is a circle of 1 points"),
@@ -130,6 +138,98 @@ def test_labelme_shapes_that_are_no_contours(path, drawn, fault):
     assert image.shapes[1].points_xy.shape == (0, 2)
 
 
+def mask_shape(mask, corner_xy=(0, 0)):
+    """A mask as LabelMe stores it: its part of the image as PNG, between two corners that are pixels of it."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).convert("1").save(buffer, "PNG")
+    (x, y), (height, width) = corner_xy, mask.shape
+    corners = [[x, y], [x + width - 1, y + height - 1]]
+    return shape(corners, "mask") | {"mask": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def filled(image, size_xy=(11, 9)):
+    """The pixels inside the shapes of an image: even-odd within those of one number, which are united."""
+    grid = Grid((0, 0, 0), (1, 1, 1), np.eye(3), (1, *size_xy[::-1]))
+    contours = [
+        Contour(
+            "cell", np.column_stack([s.points_xy - s.first_pixel, np.zeros(len(s.points_xy))]), source=str(s.number)
+        )
+        for s in image.shapes
+    ]
+    return rasterise(place(ContourSet(["cell"], contours), grid, case="a"), "cell")[0]
+
+
+RING = np.array([[0, 1, 1, 1, 0], [1, 1, 0, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]], bool)
+
+
+def test_labelme_masks(path):
+    (image,) = labelme(path, mask_shape(RING, (3, 2)), mask_shape(np.ones((2, 1), bool), (0, 7)))
+    assert [s.number for s in image.shapes] == [1, 1, 2]  # the ring has a hole
+    expected = np.zeros((9, 11), bool)
+    expected[2:6, 3:8] = RING
+    expected[7:9, 0] = True
+    assert filled(image).tolist() == expected.tolist()
+
+
+def test_labelme_masks_with_faults(path):
+    larger, one_corner = mask_shape(RING), mask_shape(RING)
+    larger["points"][1][0] += 1
+    del one_corner["points"][0]
+    (image,) = labelme(path, larger, one_corner, mask_shape(np.zeros((2, 3), bool)))
+    assert [s.fault for s in image.shapes] == [
+        "is a mask of another size than its corners say",
+        "is a mask without two corners",
+        "is a mask without a pixel",
+    ]
+
+
+def runs_of(mask):
+    """COCO's run lengths, pixel by pixel: column after column, first those outside."""
+    counts, inside = [0], False
+    for value in mask.T.ravel():
+        if value != inside:
+            counts.append(0)
+            inside = value
+        counts[-1] += 1
+    return counts
+
+
+@given(arrays(bool, (9, 11)))
+def test_coco_masks(tmp_path_factory, mask):
+    path = tmp_path_factory.mktemp("coco") / "annotation.json"
+    image = coco(path, {"size": [9, 11], "counts": runs_of(mask)})[0]
+    if mask.any():
+        assert filled(image).tolist() == mask.tolist()
+    else:
+        assert image.shapes[0].fault == "is a mask without a pixel"
+
+
+Y, X = np.mgrid[:9, :11]
+LARGE_Y, LARGE_X = np.mgrid[:300, :200]
+TWENTY_ROWS = "0" * 89
+
+
+@pytest.mark.parametrize(
+    ("mask", "counts"),
+    [
+        # Written by pycocotools 2.0.10.
+        ((((Y - 4) ** 2 + (X - 5) ** 2) < 14) & (((Y - 4) ** 2 + (X - 5) ** 2) > 2), "d0532OK10O010O010O51Na0"),
+        (np.ones((300, 200), bool), "0Pcj1"),
+        (
+            (LARGE_Y > 40) & (LARGE_Y < 290) & (LARGE_X % 50 > 3),
+            f"iV1i7c1{TWENTY_ROWS}`U10`jN{TWENTY_ROWS}`U10`jN{TWENTY_ROWS}`U10`jN{TWENTY_ROWS}gN",
+        ),
+    ],
+    ids=["ring", "all", "columns"],
+)
+def test_compressed_coco_masks(path, mask, counts):
+    height, width = mask.shape
+    size = {"width": width, "height": height}
+    images = [{"id": 7, "file_name": "a.png", **size}]
+    image = coco(path, {"size": [height, width], "counts": counts}, images=images)[0]
+    assert filled(image, (width, height)).tolist() == mask.tolist()
+
+
 def test_coco_polygons(path):
     first, second = coco(path, [[1, 2, 5, 2, 3, 6.5], [7, 7, 9, 7, 8, 8, 7.5, 8]], [[0, 0, 1, 0, 1, 1]])
     assert (first.file, first.size_xy) == ("x/a.png", (11, 9))
@@ -142,7 +242,18 @@ def test_coco_polygons(path):
 @pytest.mark.parametrize(
     ("segmentation", "fault"),
     [
-        ({"size": [9, 11], "counts": [5, 94]}, "is a mask (run-length encoding)"),
+        ({"size": [9, 11], "counts": [5, 95]}, "is a mask of 100 pixels, not 9 x 11"),
+        ({"size": [9, 11], "counts": [99]}, "is a mask without a pixel"),
+        ({"size": [9, 11], "counts": [9, 0, 90]}, "is a mask without a pixel"),
+        ({"size": [11, 9], "counts": [5, 94]}, "is a mask of another size than its image"),
+        ({"size": [9], "counts": [5, 94]}, "is a mask without a size"),
+        ({"size": [9, -11], "counts": [5, 94]}, "is a mask without a size"),
+        ({"counts": [5, 94]}, "is a mask without a size"),
+        ({"size": [9, 11], "counts": [5, -6, 100]}, "is a mask that cannot be decoded"),
+        ({"size": [9, 11], "counts": [5.0, 94]}, "is a mask that cannot be decoded"),
+        ({"size": [9, 11]}, "is a mask that cannot be decoded"),
+        ({"size": [9, 11], "counts": "d0532OK10O010O010O51Na"}, "is a mask that cannot be decoded"),  # cut off
+        ({"size": [9, 11], "counts": "d0 "}, "is a mask that cannot be decoded"),
         ([], "has no polygon, but a box at most"),
         (None, "has no polygon, but a box at most"),
         ([[1, 2, 3, 4]], "is a polygon of 2 points"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import io
 import json
 import logging
 import os
@@ -82,6 +84,15 @@ def annotate_all(source, shapes=(("cell", SQUARE),)):
         annotate(image, shapes)
 
 
+def mask_shape(mask):
+    """LabelMe's mask of the whole image."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    corners = [[0, 0], [mask.shape[1] - 1, mask.shape[0] - 1]]
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return {"label": "nucleus", "points": corners, "shape_type": "mask", "mask": encoded}
+
+
 def read(raw, folder, file):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "Dataset504_Cells" / folder / file)))
 
@@ -124,6 +135,40 @@ def test_shapes_of_a_class_are_united(source, raw):
     convert_polygons(source, 504, "Cells")
     united = rectangle((1, 5), (2, 6)) | rectangle((3, 7), (4, 9))
     assert read(raw, "labelsTr", "bob.nii.gz").tolist() == united.tolist()
+
+
+def test_masks_have_holes_and_are_united(source, raw):
+    """Whatever is said of the first pixel: masks consist of pixels."""
+    ring = rectangle((1, 6), (2, 8))[0].astype(bool)
+    ring[2:4, 4:6] = False
+    runs = [0]
+    for value in ring.T.ravel():
+        if value == (len(runs) % 2 == 1):
+            runs.append(0)
+        runs[-1] += 1
+    images = sorted(source.glob("*.png"))
+    content = {
+        "images": [
+            {"id": n, "file_name": image.name, "width": WIDTH, "height": HEIGHT} for n, image in enumerate(images)
+        ],
+        "annotations": [
+            {"id": n, "image_id": n // 2, "category_id": 1, "segmentation": segmentation}
+            for n, segmentation in enumerate(
+                [{"size": [HEIGHT, WIDTH], "counts": runs}, [[5, 3, 6, 3, 6, 4, 5, 4]]] * len(images)
+            )
+        ],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (source / "coco.json").write_text(json.dumps(content))
+    expected = ring.copy()
+    expected[3, 5] = True  # the polygon, in the hole
+    convert_polygons(source, 504, "Cells")
+    assert read(raw, "labelsTr", "bob.nii.gz")[0].tolist() == expected.astype(int).tolist()
+    # Counted from the centre of the first pixel, the polygon ends on centres; the mask stays where it is.
+    convert_polygons(source, 504, "Cells", first_pixel=0, overwrite=True)
+    label_map = read(raw, "labelsTr", "bob.nii.gz")[0]
+    assert (label_map[ring] == 1).all()
+    assert label_map[2, 4] == 0
 
 
 def test_a_keyhole_is_a_hole(source, raw):
@@ -722,7 +767,8 @@ def test_hidden_files_and_folders_are_passed_over(source, raw, tmp_path):
 
 
 @needs_data
-def test_nuclei_traced_one_by_one_give_the_union_of_their_masks(tmp_path, raw):
+@pytest.mark.parametrize("kind", ["polygon", "mask"])
+def test_nuclei_traced_one_by_one_give_the_union_of_their_masks(tmp_path, raw, kind):
     contourpy = pytest.importorskip("contourpy")
     expected = {}
     for folder in sorted(path for path in (Path(DATA) / "nuclei_dsb2018").iterdir() if path.is_dir())[:6]:
@@ -739,6 +785,8 @@ def test_nuclei_traced_one_by_one_give_the_union_of_their_masks(tmp_path, raw):
         ]
         height, width = expected[name].shape
         shapes = [("nucleus", line.tolist()) for line in lines]
+        if kind == "mask":
+            shapes = [mask_shape(mask) for mask in masks]
         annotate(tmp_path / "source" / f"{name}.png", shapes, imageWidth=width, imageHeight=height)
     convert_polygons(tmp_path / "source", 504, "Cells")
     for name, union in expected.items():
