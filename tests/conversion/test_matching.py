@@ -45,6 +45,17 @@ def refer_to(series_headers):
     return change
 
 
+def also_refer_to(series_headers):
+    def change(dataset):
+        (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        (first,) = study.RTReferencedSeriesSequence
+        second = type(first)()
+        second.SeriesInstanceUID = series_headers[0].SeriesInstanceUID
+        study.RTReferencedSeriesSequence = [first, second]
+
+    return change
+
+
 @pytest.fixture
 def two_series(tmp_path):
     """An MR series with its structure set, and a PET series on other planes in the same frame of reference."""
@@ -149,14 +160,7 @@ def test_two_that_match_equally_well(two_series):
 def test_two_that_are_referenced(two_series):
     folder, _headers, pet = two_series
 
-    def refer_to_both(dataset):
-        (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
-        (first,) = study.RTReferencedSeriesSequence
-        second = type(first)()
-        second.SeriesInstanceUID = pet[0].SeriesInstanceUID
-        study.RTReferencedSeriesSequence = [first, second]
-
-    edit(folder / "rs" / "rs.dcm", refer_to_both)
+    edit(folder / "rs" / "rs.dcm", also_refer_to(pet))
     assert match(folder) == "mr"
     assert match(folder, "PT") == "pet"
 
@@ -272,14 +276,7 @@ def test_of_two_that_fit_the_one_that_the_contours_name(two_series):
     folder, _headers, _pet = two_series
     again = write_series(folder / "again", series="again")
 
-    def refer_to_both(dataset):
-        (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
-        (first,) = study.RTReferencedSeriesSequence
-        second = type(first)()
-        second.SeriesInstanceUID = again[0].SeriesInstanceUID
-        study.RTReferencedSeriesSequence = [second, first]
-
-    edit(folder / "rs" / "rs.dcm", refer_to_both)
+    edit(folder / "rs" / "rs.dcm", also_refer_to(again))
     assert match(folder) == "mr"
 
     def name_the_other(dataset):
