@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -199,7 +200,8 @@ def place(
     cut: dict[str, list[tuple[float, float]]] = {}
     repairs: dict[tuple[str, str], Counter[str]] = {}
     drawn: Counter[tuple[str, str]] = Counter()
-    seen: dict[tuple[str, str, bool, int], list[tuple[NDArray[np.float64], ...]]] = {}
+    # By the voxel that the lines begin in, for one mask may have thousands of rings.
+    seen: dict[tuple[object, ...], list[tuple[NDArray[np.float64], ...]]] = defaultdict(list)
     for contour in contour_set.contours:
         roi = (contour.object, contour.source)
         drawn[roi] += 1
@@ -214,14 +216,19 @@ def place(
         else:
             repaired = repair(points_xyz[:, 1::-1], closed=contour.closed)
             lines = repaired.lines_yx_vox
-            others = seen.setdefault((*roi, contour.closed, k), [])
+            y, x = np.floor(np.concatenate(lines).min(axis=0)).astype(int).tolist() if lines else (0, 0)
+            others = [
+                other
+                for place_yx in product((y - 1, y, y + 1), (x - 1, x, x + 1))
+                for other in seen.get((*roi, contour.closed, k, *place_yx), ())
+            ]
             repeated = bool(lines) and any(same_lines(lines, other, closed=contour.closed) for other in others)
             found = ("repeated",) if repeated else repaired.faults
             if found:
                 repairs.setdefault(roi, Counter()).update(found)
             if repeated or not lines:
                 continue
-            others.append(lines)
+            seen[(*roi, contour.closed, k, y, x)].append(lines)
             excess_vox = _excess_vox(lines, (z.min() + z.max()) / 2, grid)
             leaves = missing_slice or bool((excess_vox[:, :2] > GRID_TOLERANCE_VOX).any())
             if not leaves or outside == "clip":

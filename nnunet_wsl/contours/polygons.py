@@ -30,6 +30,9 @@ _FEWEST_POINTS = {
 }  # fmt: skip
 _OPEN = ("linestrip", "line")
 
+_MOST_PIXELS = 2**28
+"""Of an image with masks: more than Pillow reads."""
+
 
 @dataclass(frozen=True, eq=False)
 class Shape:
@@ -167,6 +170,7 @@ def _read_coco(content: Mapping[str, Any], path: Path) -> list[AnnotatedImage]:
     categories = dict(_by_id(content["categories"], "name", path, "categories", problems))
     images = dict(_by_id(content["images"], "file_name", path, "images", problems))
     shapes: dict[Hashable, list[Shape]] = {image_id: [] for image_id in images}
+    sizes = {image_id: _size(image, "width", "height") for image_id, image in images.items()}
     lost: list[tuple[str, Any]] = []
     for annotation in content["annotations"]:
         annotation = annotation if isinstance(annotation, dict) else {}  # noqa: PLW2901
@@ -174,13 +178,11 @@ def _read_coco(content: Mapping[str, Any], path: Path) -> list[AnnotatedImage]:
         if image_id not in images or category_id not in categories:
             lost.append(("image" if image_id not in images else "category", annotation.get("id")))
             continue
-        of_image = shapes[image_id]
-        of_image += _coco_shapes(
-            annotation.get("segmentation"),
-            str(categories[category_id]["name"]),
-            len(of_image) + 1,
-            _size(images[image_id], "width", "height"),
-        )
+        of_image, segmentation = shapes[image_id], annotation.get("segmentation")
+        if sizes[image_id] is None and isinstance(segmentation, dict):
+            sizes[image_id] = _mask_size(segmentation)
+        number = of_image[-1].number + 1 if of_image else 1
+        of_image += _coco_shapes(segmentation, str(categories[category_id]["name"]), number, sizes[image_id])
     for kind in dict.fromkeys(kind for kind, _ in lost):
         numbers = [number for of, number in lost if of == kind]
         problems.append(
@@ -190,7 +192,7 @@ def _read_coco(content: Mapping[str, Any], path: Path) -> list[AnnotatedImage]:
     if problems:
         raise InputError(problems)
     return [
-        AnnotatedImage(_with_slashes(str(image["file_name"])), _size(image, "width", "height"), tuple(shapes[image_id]))
+        AnnotatedImage(_with_slashes(str(image["file_name"])), sizes[image_id], tuple(shapes[image_id]))
         for image_id, image in images.items()
     ]
 
@@ -245,23 +247,28 @@ def _around_mask(mask: _Mask | str, class_name: str, number: int) -> list[Shape]
     """Trace contours around a mask, and around its holes; instead of a mask there may be what is wrong with it."""
     if isinstance(mask, str):
         return [_faulty(class_name, number, mask)]
-    rings = trace(mask.pixels)
-    if not rings:
+    rows = np.flatnonzero(mask.pixels.any(axis=1))
+    if not len(rows):
         return [_faulty(class_name, number, "is a mask without a pixel")]
-    return [Shape(class_name, number, ring[:, ::-1] + mask.corner_xy, first_pixel=0.0) for ring in rings]
+    left, top = mask.corner_xy
+    rings = trace(mask.pixels[rows[0] : rows[-1] + 1])
+    return [Shape(class_name, number, ring[:, ::-1] + (left, top + rows[0]), first_pixel=0.0) for ring in rings]
 
 
 def _labelme_mask(shape: Mapping[str, Any]) -> _Mask | str:
     """Decode a mask of LabelMe: a PNG in base64, from the first corner of the shape to the second, both included."""
     corners = _points(shape.get("points"))
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as image:
-            pixels = np.asarray(image.convert("L")) > 0
-    except (KeyError, TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError):
+        encoded = "".join(shape["mask"].split())
+        with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as image:
+            pixels = np.asarray(image) != 0  # of a palette its indices, as LabelMe takes them
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError):
         return "is a mask that cannot be decoded"
+    if pixels.ndim != 2:
+        return "is a mask in colours"
     if corners is None or len(corners) != 2:
         return "is a mask without two corners"
-    (left, top), (right, bottom) = corners.astype(int)
+    (left, top), (right, bottom) = np.rint(corners).astype(int)
     if pixels.shape != (bottom - top + 1, right - left + 1):
         return "is a mask of another size than its corners say"
     return _Mask(pixels, (int(left), int(top)))
@@ -269,18 +276,17 @@ def _labelme_mask(shape: Mapping[str, Any]) -> _Mask | str:
 
 def _coco_mask(segmentation: Mapping[str, Any], size_xy: tuple[int, int] | None) -> _Mask | str:
     """Decode a mask of COCO: the lengths of its runs, column by column, of pixels outside and inside in turn."""
-    counts, size = segmentation.get("counts"), segmentation.get("size")
-    runs = _runs(counts) if isinstance(counts, str) else counts
-    lengths = [_whole(length) for length in size] if isinstance(size, list) else []
-    if len(lengths) != 2 or not all(isinstance(length, int) and length > 0 for length in lengths):
-        return "is a mask without a size"
-    height, width = lengths
-    if size_xy not in (None, (width, height)):
+    own_size_xy, counts = _mask_size(segmentation), segmentation.get("counts")
+    if own_size_xy is None:
+        return "is a mask without a possible size"
+    if own_size_xy != size_xy:
         return "is a mask of another size than its image"
-    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+    width, height = own_size_xy
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(type(run) is int and 0 <= run <= height * width for run in runs):
         return "is a mask that cannot be decoded"
     if sum(runs) != height * width:
-        return f"is a mask of {sum(runs)} pixels, not {height} x {width}"
+        return f"is a mask whose runs do not add up to {height} x {width} pixels"
     ends = np.cumsum(runs)
     inside = [(start, end) for start, end in zip(ends[:-1:2], ends[1::2], strict=False) if start < end]
     if not inside:
@@ -293,6 +299,16 @@ def _coco_mask(segmentation: Mapping[str, Any], size_xy: tuple[int, int] | None)
     return _Mask(pixels.reshape(-1, height).T, (int(left), 0))
 
 
+def _mask_size(segmentation: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return width and height of a mask of COCO, which has them the other way round; None if none are possible."""
+    size = segmentation.get("size")
+    lengths = [_whole(length) for length in size] if isinstance(size, list) else []
+    if len(lengths) != 2 or not all(isinstance(length, int) and 0 < length <= _MOST_PIXELS for length in lengths):
+        return None
+    height, width = lengths
+    return (width, height) if height * width <= _MOST_PIXELS else None
+
+
 def _runs(text: str) -> list[int] | None:
     """Decode COCO's compressed runs (``rleFrString`` of its mask API); None if they are none.
 
@@ -303,7 +319,7 @@ def _runs(text: str) -> list[int] | None:
     number = shift = 0
     for character in text:
         group = ord(character) - 48
-        if not 0 <= group < 64:
+        if not 0 <= group < 64 or shift > _MOST_PIXELS.bit_length():
             return None
         number |= (group & 31) << shift
         shift += 5

@@ -186,7 +186,11 @@ def convert_polygons(
     files = visible_files(folder)
     annotations = _read(files, folder, exclude, jobs)
     found = _find(annotations, [path.relative_to(folder) for path in files if is_picture(path)], folder)
-    counts = Counter(shape.class_name for one in found for shape in one.annotated.shapes)
+    counts = Counter(
+        class_name
+        for one in found
+        for class_name, _number in {(shape.class_name, shape.number) for shape in one.annotated.shapes}
+    )
     classes = _every_class(counts) if labels is None else _matching_classes(counts, labels)
     groups = _groups([one.file for one in found], group)
     cases = _make_cases(found, folder, classes, spacing_mm_xy, first_pixel, settings, jobs)
@@ -482,6 +486,7 @@ def _faults(found: Sequence[_Found], classes: Collection[str]) -> list[str]:
             problems.append(
                 f"Annotation file '{file}': {counted(len(of_file), 'shape')} without a contour. The first is number "
                 f"{shape.number} of image '{one.file}', of class '{shape.class_name}', which {shape.fault}; expected a "
-                "polygon. Draw what is missing, remove such shapes, or leave the class out with --label."
+                "polygon, or a mask with pixels. Draw what is missing, remove such shapes, or leave the class out with "
+                "--label."
             )
     return problems

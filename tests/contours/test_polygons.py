@@ -171,15 +171,44 @@ def test_labelme_masks(path):
     assert filled(image).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_labelme_masks_of_other_modes(path, mode):
+    """Of grey and palette images what is not 0 is inside, whatever colour it has; base64 may have line breaks."""
+    picture = Image.fromarray(RING.astype(np.uint8))
+    if mode == "P":
+        picture.putpalette([255, 255, 255, 0, 0, 0])
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    encoded = base64.encodebytes(buffer.getvalue()).decode()
+    (image,) = labelme(path, shape([[2.9999999999999996, 2], [7, 5]], "mask") | {"mask": encoded})
+    assert filled(image)[2:6, 3:8].tolist() == RING.tolist()
+
+
+def test_a_mask_says_how_large_an_image_is_that_has_no_size(path):
+    mask = {"size": [20, 30], "counts": [5, 595]}
+    other = {"size": [30, 20], "counts": [5, 595]}
+    images = [{"id": 7, "file_name": "a.png"}]
+    (image,) = coco(path, mask, other, [[1, 2, 5, 2, 3, 6.5]], images=images)
+    assert image.size_xy == (30, 20)
+    assert [(s.number, s.fault) for s in image.shapes] == [
+        (1, ""), (2, "is a mask of another size than its image"), (3, ""),
+    ]  # fmt: skip
+
+
 def test_labelme_masks_with_faults(path):
     larger, one_corner = mask_shape(RING), mask_shape(RING)
     larger["points"][1][0] += 1
     del one_corner["points"][0]
-    (image,) = labelme(path, larger, one_corner, mask_shape(np.zeros((2, 3), bool)))
+    coloured = mask_shape(RING)
+    buffer = io.BytesIO()
+    Image.fromarray(RING).convert("RGBA").save(buffer, "PNG")
+    coloured["mask"] = base64.b64encode(buffer.getvalue()).decode()
+    (image,) = labelme(path, larger, one_corner, mask_shape(np.zeros((2, 3), bool)), coloured)
     assert [s.fault for s in image.shapes] == [
         "is a mask of another size than its corners say",
         "is a mask without two corners",
         "is a mask without a pixel",
+        "is a mask in colours",
     ]
 
 
@@ -242,13 +271,17 @@ def test_coco_polygons(path):
 @pytest.mark.parametrize(
     ("segmentation", "fault"),
     [
-        ({"size": [9, 11], "counts": [5, 95]}, "is a mask of 100 pixels, not 9 x 11"),
+        ({"size": [9, 11], "counts": [5, 95]}, "is a mask whose runs do not add up to 9 x 11 pixels"),
         ({"size": [9, 11], "counts": [99]}, "is a mask without a pixel"),
         ({"size": [9, 11], "counts": [9, 0, 90]}, "is a mask without a pixel"),
         ({"size": [11, 9], "counts": [5, 94]}, "is a mask of another size than its image"),
-        ({"size": [9], "counts": [5, 94]}, "is a mask without a size"),
-        ({"size": [9, -11], "counts": [5, 94]}, "is a mask without a size"),
-        ({"counts": [5, 94]}, "is a mask without a size"),
+        ({"size": [9], "counts": [5, 94]}, "is a mask without a possible size"),
+        ({"size": [9, -11], "counts": [5, 94]}, "is a mask without a possible size"),
+        ({"size": [10**6, 10**6], "counts": [0, 10**12]}, "is a mask without a possible size"),
+        ({"size": [10**19, 2], "counts": [5, 1, 2 * 10**19 - 6]}, "is a mask without a possible size"),
+        ({"counts": [5, 94]}, "is a mask without a possible size"),
+        ({"size": [9, 11], "counts": [9 * 10**4299] * 2}, "is a mask that cannot be decoded"),
+        ({"size": [9, 11], "counts": "o" * 200000 + "0"}, "is a mask that cannot be decoded"),
         ({"size": [9, 11], "counts": [5, -6, 100]}, "is a mask that cannot be decoded"),
         ({"size": [9, 11], "counts": [5.0, 94]}, "is a mask that cannot be decoded"),
         ({"size": [9, 11]}, "is a mask that cannot be decoded"),
