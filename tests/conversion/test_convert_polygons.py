@@ -390,8 +390,8 @@ def test_all_problems_come_together(source, raw):
         "13 pixels, found 13 x 9. Restore the images that were drawn on. If its EXIF orientation turns it, and the "
         "tool did not, remove that from the image.",
         "Annotation file 'ann.json': 1 shape without a contour. The first is number 2 of image 'ann.png', of class "
-        "'cell', which is a point; expected a polygon, or a mask with pixels. Draw what is missing, remove such shapes, "
-        "or leave the class out with --label.",
+        "'cell', which is a point; expected a polygon, or a mask with pixels. Draw what is missing, remove such "
+        "shapes, or leave the class out with --label.",
     )
     annotate(source / "ann.png", [("cell", SQUARE)])
     annotate(source / "bob.png", [("cell", [[-2, 1], [4, 1], [6, 5]])])
