@@ -235,7 +235,7 @@ def test_coco_masks(tmp_path_factory, mask):
 
 Y, X = np.mgrid[:9, :11]
 LARGE_Y, LARGE_X = np.mgrid[:300, :200]
-TWENTY_ROWS = "0" * 89
+REPEATED = "0" * 89
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ TWENTY_ROWS = "0" * 89
         (np.ones((300, 200), bool), "0Pcj1"),
         (
             (LARGE_Y > 40) & (LARGE_Y < 290) & (LARGE_X % 50 > 3),
-            f"iV1i7c1{TWENTY_ROWS}`U10`jN{TWENTY_ROWS}`U10`jN{TWENTY_ROWS}`U10`jN{TWENTY_ROWS}gN",
+            f"iV1i7c1{REPEATED}`U10`jN{REPEATED}`U10`jN{REPEATED}`U10`jN{REPEATED}gN",
         ),
     ],
     ids=["ring", "all", "columns"],
