@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 
 from nnunet_wsl.errors import counted, rounded
 
-_ROUNDING = 1e-12
-"""Share of a mean that is no difference, as of the same scores in another order."""
-
 if TYPE_CHECKING:
     from nnunet_wsl.evaluation import Comparison
 
@@ -56,10 +53,7 @@ def print_rows(comparison: Comparison) -> None:
             print(f"{row.object:<{width}}  {title:<{title_width}} undefined in all cases")
             continue
         digits = row.metric.digits
-        noise = _ROUNDING * max(abs(row.mean_a), abs(row.mean_b))
-        low, high, difference = (
-            rounded(value if abs(value) > noise else 0.0, digits, "+") for value in (*row.interval, row.difference)
-        )
+        low, high, difference = (rounded(value, digits, "+") for value in (*row.interval, row.difference))
         mean_a, mean_b = (rounded(value, digits) for value in (row.mean_a, row.mean_b))
         wins_a, wins_b = row.wins
         undefined = len(comparison.cases) - row.pairs

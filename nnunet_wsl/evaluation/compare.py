@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,8 @@ class ComparisonRow:
 
     @property
     def difference(self) -> float:
-        """Mean of B less mean of A."""
-        return self.mean_b - self.mean_a
+        """Mean of B less mean of A; 0 if they differ by rounding alone, as those of scores in another order."""
+        return 0.0 if math.isclose(self.mean_a, self.mean_b, rel_tol=_ROUNDING) else self.mean_b - self.mean_a
 
     @property
     def pairs(self) -> int:
