@@ -44,6 +44,8 @@ class _StructureSet:
     """Those that are not in the source; 0 if none of its series is, as in data with new UIDs."""
     other_patient: bool
     """Whether it carries another Patient ID than its series."""
+    other_images: bool
+    """Whether its contours name images of the source, and none of its series."""
 
 
 @dataclass(frozen=True)
@@ -178,12 +180,16 @@ def _find_structure_sets(
             raise InputError(f"RTSTRUCT '{file}': {problem}" for problem in error.problems) from error
         if series is None:
             return None
-        named = summary.rtstruct.referenced_sop_uids
-        known = not named.isdisjoint(image_slice.sop_uid for image_slice in series.slices)
+        named, drawn_on = summary.rtstruct.referenced_sop_uids, summary.rtstruct.contour_sop_uids
+        own_images = {image_slice.sop_uid for image_slice in series.slices}
+        known = not named.isdisjoint(own_images)
         missing = len(named - there) if known else 0
         own = summary.rtstruct.patient_id
         other_patient = bool(own and series.patient_ids) and own not in series.patient_ids
-        return _StructureSet(summary.path, summary.num_contours, series, len(named), missing, other_patient)
+        other_images = drawn_on.isdisjoint(own_images) and not drawn_on.isdisjoint(there)
+        return _StructureSet(
+            summary.path, summary.num_contours, series, len(named), missing, other_patient, other_images
+        )
 
     if not dicom.rtstructs:
         raise InputError(f"No RTSTRUCT file below '{dicom.folder}'. Give the folder that holds images and RTSTRUCTs.")
@@ -205,6 +211,13 @@ def _find_structure_sets(
     if others := [structure_set for structure_set in structure_sets if structure_set.other_patient]:
         _LOG.warning(
             "The Patient ID in %s is another than in the images, such as '%s'. Check that they belong together.",
+            counted(len(others), "structure set"),
+            others[0].path.relative_to(dicom.folder),
+        )
+    if others := [structure_set for structure_set in structure_sets if structure_set.other_images]:
+        _LOG.warning(
+            "The contours of %s, such as '%s', name images of another series of the source than its header, which "
+            "counts. If they were drawn on that one, move the series that the header names away.",
             counted(len(others), "structure set"),
             others[0].path.relative_to(dicom.folder),
         )

@@ -896,6 +896,23 @@ def test_a_structure_set_with_another_patient_id_than_its_images_is_told(source,
     assert "Zyx" not in caplog.text
 
 
+def test_contours_that_name_images_of_another_series_than_the_header_are_told(source, raw, caplog):
+    headers = write_patient(source / "ann")
+    again = write_series(source / "again", series="again")
+    convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+    assert "name images of another series" not in caplog.text
+
+    def name_the_other(dataset):
+        for contour in dataset.ROIContourSequence[0].ContourSequence:
+            (image,) = contour.ContourImageSequence
+            index = [header.SOPInstanceUID for header in headers].index(image.ReferencedSOPInstanceUID)
+            image.ReferencedSOPInstanceUID = again[index].SOPInstanceUID
+
+    edit(source / "ann" / "rs" / "rs.dcm", name_the_other)
+    convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"), overwrite=True)
+    assert "The contours of 1 structure set, such as 'ann/rs/rs.dcm', name images of another series" in caplog.text
+
+
 def test_series_without_and_with_several_structure_sets_are_named(source, raw, caplog):
     headers = write_patient(source / "ann")
     write_contours(source / "ann" / "other" / "rs.dcm", headers, {"GTV": {2: [RECTANGLE_YX]}})
