@@ -159,6 +159,7 @@ def _add_masks(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="share of each object's drawn slices with half of each contour only (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
+    _add_spacing(parser)
     add_conversion_arguments(parser)
     parser.set_defaults(func=_run_masks)
 
@@ -344,6 +345,7 @@ def _run_masks(args: argparse.Namespace) -> int:
         channels=args.channel,
         simulation=Simulation(args.every, args.jitter_mm, args.drop, args.opened, args.seed),
         plane=args.plane,
+        spacing_mm=args.spacing_mm,
         settings=conversion_settings(args, outside="error"),
         overwrite=args.overwrite,
         jobs=args.jobs,

@@ -19,6 +19,7 @@ from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
 from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
+from nnunet_wsl.conversion.pictures import check_spacing, is_picture, picture_grid, read_picture
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import check_complete, name_problems
@@ -43,7 +44,7 @@ class MaskCase:
     name : str
         Name of the case.
     images : tuple of Path
-        One file per channel.
+        The files of the channels, one for each; of 2D images one may hold red, green and blue.
     labels : Path
         The label map.
     values : mapping of str to tuple of int
@@ -54,6 +55,10 @@ class MaskCase:
         How its contours are drawn.
     plane : {"axial", "coronal", "sagittal"}, optional
         The slices that they are drawn on; those along the last axis of the file by default.
+    num_channels : int
+        Number of image channels.
+    spacing_mm_xy : tuple of float
+        Size of a pixel of 2D images, whose files do not tell it.
     """
 
     name: str
@@ -63,15 +68,25 @@ class MaskCase:
     others_allowed: bool
     simulation: Simulation
     plane: Plane | None
+    num_channels: int
+    spacing_mm_xy: tuple[float, float]
 
     def read(self) -> CaseContent:
         """Read the image and draw contours around the objects."""
-        label_map, grid = _read(self.labels)
-        channels = []
+        label_map, grid = self._read_labels()
+        channels: list[npt.NDArray[Any]] = []
+        files: list[Path] = []
         for path in self.images:
-            channel, channel_grid = _read(path)
+            found, channel_grid = self._read(path)
             _check_geometry(self.name, path, channel_grid, self.labels, grid)
-            channels.append(channel)
+            channels += list(found)
+            files += [path] * len(found)
+        if len(channels) != self.num_channels:
+            raise InputError(
+                f"Case '{self.name}': {counted(len(channels), 'channel')} in '{self.images[0]}'"
+                f"{' and on' if len(self.images) > 1 else ''}; expected {self.num_channels}, as many as have names. "
+                "Save all images with colours, or all in grey, or correct the names in dataset.json or --channel."
+            )
         if not np.array_equal(label_map, np.rint(label_map)):
             raise InputError(f"Case '{self.name}': '{self.labels}' holds fractions; expected whole label values.")
         known = {0, *(value for values in self.values.values() for value in values)}
@@ -87,7 +102,23 @@ class MaskCase:
             label_map = permuted(label_map, order_xyz)
             grid = permuted_grid(grid, order_xyz)
         contours = self.simulation.draw(_Masks(label_map, self.values), grid, self.name)
-        return CaseContent(image, grid, contours, self.images)
+        return CaseContent(image, grid, contours, tuple(files))
+
+    def _read_labels(self) -> tuple[npt.NDArray[Any], Grid]:
+        channels, grid = self._read(self.labels)
+        if len(channels) != 1:
+            raise InputError(
+                f"Case '{self.name}': '{self.labels}' has colours; expected label values, in grey. Save it so."
+            )
+        return channels[0], grid
+
+    def _read(self, path: Path) -> tuple[npt.NDArray[Any], Grid]:
+        """Return the channels of a file, (channel, z, y, x), and its geometry."""
+        if not is_picture(path):
+            volume, grid = _read(path)
+            return volume[None], grid
+        pixels = read_picture(path)
+        return pixels[:, None], picture_grid((pixels.shape[2], pixels.shape[1]), self.spacing_mm_xy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +152,7 @@ def convert_masks(
     channels: Sequence[str] | None = None,
     simulation: Simulation | None = None,
     plane: Plane | None = None,
+    spacing_mm: Sequence[float] | None = None,
     settings: ConversionSettings | None = None,
     overwrite: bool = False,
     jobs: int = 1,
@@ -130,7 +162,8 @@ def convert_masks(
     Parameters
     ----------
     images : path
-        Folder with ``CASE_0000.nii.gz`` and so on, or ``CASE.nii.gz`` where there is one channel.
+        Folder with ``CASE_0000.nii.gz`` and so on, or ``CASE.nii.gz`` where there is one channel. Where
+        ``dataset.json`` has the file ending of a 2D image, such as ``.png``, one file may have three channels.
     labels : path
         Folder with the label maps, ``CASE.nii.gz``. What ``dataset.json``, there or in the folder above, says of
         labels and channels is used unless given here; that of nnU-Net v1, with names by value and ``modality``, too.
@@ -145,6 +178,8 @@ def convert_masks(
     plane : {"axial", "coronal", "sagittal"}, optional
         The slices that contours are drawn on. The axes of images and label maps are permuted so that these slices are
         along the first array axis; every voxel keeps its place in the patient.
+    spacing_mm : sequence of float, optional
+        Size of a pixel of 2D images along x and y, or one value for both; 1 mm by default.
     settings : ConversionSettings, optional
         How contours become masks and relevance channels. The rule ``auto`` for annotated slices means what the
         simulation knows.
@@ -178,11 +213,19 @@ def convert_masks(
         raise InputError(
             f"dataset.json has the file_ending {json.dumps(ending)}; expected one such as '{FILE_ENDING}'. Correct it."
         )
+    are_pictures = is_picture(Path(f"CASE{ending}"))
+    if are_pictures and plane:
+        raise InputError(f"--plane {plane}: the images are 2D ('*{ending}') and have one plane. Leave it out.")
+    if spacing_mm and not are_pictures:
+        raise InputError(f"--spacing-mm is for 2D images; those in '*{ending}' tell their spacing. Leave it out.")
+    spacing_mm_xy = check_spacing(spacing_mm or (1.0,))
     found = _find_images(image_folder, label_folder, ending, len(channels))
     cases = [
-        MaskCase(case, paths, labels_path, values, bool(label_values), simulation, plane)
+        MaskCase(
+            case, paths, labels_path, values, bool(label_values), simulation, plane, len(channels), spacing_mm_xy
+        )
         for case, (paths, labels_path) in found.items()
-    ]
+    ]  # fmt: skip
     _LOG.info("Drawing contours in %s with the labels %s.", counted(len(cases), "case"), ", ".join(values))
     convert_cases(
         target,
@@ -325,8 +368,10 @@ def _find_images(
     for path in label_maps:
         case = path.name.removesuffix(ending)
         images = tuple(image_folder / f"{case}_{channel:04d}{ending}" for channel in range(num_channels))
+        if is_picture(path) and not any(os.path.lexists(image) for image in images[1:]):
+            images = images[:1]  # with colours, if there are channels for them
         plain = image_folder / path.name
-        if num_channels == 1 and not os.path.lexists(images[0]) and plain.is_file() and not one_folder:
+        if len(images) == 1 and not os.path.lexists(images[0]) and plain.is_file() and not one_folder:
             images = (plain,)
         problems += [
             f"Case '{case}': there is no image '{image.name}' in '{image_folder}'. Add it, or remove the label map"

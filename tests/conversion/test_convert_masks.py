@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conversion.phantom import SHAPE_ZYX, grid, voxels
+from PIL import Image
 
 from nnunet_wsl.cli.main import main
+from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion import ConversionSettings, Simulation, convert_masks
 from nnunet_wsl.conversion.dataset import write_volume
 from nnunet_wsl.errors import InputError
@@ -502,3 +504,96 @@ def test_hidden_files_are_no_images(source, raw, caplog):
     target = convert(source)
     assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["ann.nii.gz", "bob.nii.gz"]
     assert "have no label map" not in caplog.text
+
+
+PLANE_SHAPE_YX = (9, 13)
+
+
+def write_pictures(folder, ending=".png", colours=True):
+    """Write two 2D images with label maps as nnU-Net has them; return their pixels and labels."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    written = {}
+    for shift, case in enumerate(["ann", "bob"]):
+        pixels = rng.integers(1, 256, (*PLANE_SHAPE_YX, 3), dtype=np.uint8)
+        labels = np.zeros(PLANE_SHAPE_YX, np.uint8)
+        labels[2:6, 3 + shift : 9] = 1
+        labels[3, 5] = 0
+        labels[7, 0:2] = 2
+        if colours:
+            Image.fromarray(pixels).save(folder / "imagesTr" / f"{case}_0000{ending}")
+        else:
+            for channel in range(3):
+                Image.fromarray(pixels[..., channel]).save(folder / "imagesTr" / f"{case}_{channel:04d}{ending}")
+        Image.fromarray(labels).save(folder / "labelsTr" / f"{case}{ending}")
+        written[case] = np.moveaxis(pixels, -1, 0)[:, None], labels[None]
+    names = {"0": "R", "1": "G", "2": "B"}
+    content = {"channel_names": names, "labels": {"background": 0, "cell": 1, "edge": 2}, "file_ending": ending}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return written
+
+
+@pytest.mark.parametrize(("ending", "colours"), [(".png", True), (".png", False), (".bmp", True), (".tif", True)])
+def test_2d_images_are_volumes_of_one_slice(tmp_path, raw, ending, colours):
+    written = write_pictures(tmp_path / "flat", ending, colours)
+    flat = convert(tmp_path / "flat", spacing_mm=(0.5, 0.8))
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / "deep" / name).mkdir(parents=True)
+    plane = Grid((0, 0, 0), (0.5, 0.8, 0.8), np.eye(3), (1, *PLANE_SHAPE_YX))
+    for case, (pixels, labels) in written.items():
+        for channel in range(3):
+            write_volume(tmp_path / "deep" / "imagesTr" / f"{case}_{channel:04d}.nii.gz", pixels[channel], plane)
+        write_volume(tmp_path / "deep" / "labelsTr" / f"{case}.nii.gz", labels, plane)
+    described = json.loads((tmp_path / "flat" / "dataset.json").read_text())
+    (tmp_path / "deep" / "dataset.json").write_text(json.dumps(described | {"file_ending": ".nii.gz"}))
+    deep = convert_masks(tmp_path / "deep" / "imagesTr", tmp_path / "deep" / "labelsTr", 502, "Test")
+
+    for case, (pixels, labels) in written.items():
+        np.testing.assert_array_equal(read(flat / "labelsTr" / f"{case}.nii.gz"), labels)
+        for channel in range(5):
+            one, other = (
+                sitk.ReadImage(str(folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz")) for folder in (flat, deep)
+            )
+            assert one.GetSpacing() == pytest.approx((0.5, 0.8, 0.8))
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(one), sitk.GetArrayFromImage(other))
+            if channel < 3:
+                np.testing.assert_array_equal(sitk.GetArrayFromImage(one), pixels[channel])
+    names = json.loads((flat / "dataset.json").read_text())["channel_names"]
+    assert list(names.values()) == ["R", "G", "B", "noNorm", "noNorm"]
+
+
+def test_2d_images_that_do_not_fit(tmp_path, raw):
+    source = tmp_path / "source"
+    write_pictures(source)
+    grey = source / "imagesTr" / "ann_0000.png"
+    coloured = source / "labelsTr" / "bob.png"
+    Image.open(grey).convert("L").save(grey)
+    Image.open(coloured).convert("RGB").save(coloured)
+    with pytest.raises(InputError) as caught:
+        convert(source)
+    assert caught.value.problems == (
+        f"Case 'ann': 1 channel in '{grey}'; expected 3, as many as have names. Save all images with colours, or all "
+        "in grey, or correct the names in dataset.json or --channel.",
+        f"Case 'bob': '{coloured}' has colours; expected label values, in grey. Save it so.",
+    )
+    assert not list(raw.iterdir())
+    Image.open(source / "imagesTr" / "bob_0000.png").convert("L").save(source / "imagesTr" / "bob_0001.png")
+    with pytest.raises(InputError, match=r"there is no image 'bob_0002\.png'"):
+        convert(source)
+
+
+def test_a_2d_image_has_one_plane_and_a_volume_its_spacing(tmp_path, source, raw, capsys):
+    write_pictures(tmp_path / "flat")
+    folders = [f"--{kind}={tmp_path / 'flat' / kind}Tr" for kind in ("images", "labels")]
+    command = ["convert", "masks", *folders, "--dataset", "501", "--name", "Test"]
+    assert main([*command, "--plane", "coronal"]) == 2
+    assert "--plane coronal: the images are 2D ('*.png') and have one plane. Leave it out." in capsys.readouterr().err
+    assert main([*command, "--spacing-mm", "0"]) == 2
+    assert "expected one positive number" in capsys.readouterr().err
+    with pytest.raises(InputError, match="tell their spacing"):
+        convert(source, spacing_mm=(1.0,))
+    assert main([*command, "--spacing-mm", "0.5"]) == 0
+    (target,) = raw.iterdir()
+    label_map = sitk.ReadImage(str(target / "labelsTr" / "ann.nii.gz"))
+    assert label_map.GetSpacing() == pytest.approx((0.5, 0.5, 0.5))
