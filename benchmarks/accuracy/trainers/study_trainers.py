@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib import rcParams
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
@@ -42,6 +43,7 @@ class Study(nnUNetTrainer):  # type: ignore[misc]
         # Short epochs would be spent on saving: a tenth of the training is lost at most, and nothing reads the best.
         self.save_every = max(1, self.num_epochs // 10)
         self._best_ema = float("inf")
+        rcParams["figure.dpi"] = 10  # the curves are drawn after every epoch, in full size for two seconds
         seed = int(os.environ["STUDY_SEED"])
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loader draws from it
