@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nnunet_wsl.contours.placement import PlacedContour, PlacedContours
 
 _SHORTEST_PIECE = 1e-9  # of a segment: two lines crossed in one corner must not leave a piece of rounding error
+_ON_LINE_VOX = 1e-6  # what runs no further from a line between voxels runs along it, but for rounding
 
 
 def rasterise(placed: PlacedContours, object_name: str) -> NDArray[np.bool_]:
@@ -76,10 +77,10 @@ def contour_voxels(placed: PlacedContours, object_name: str) -> NDArray[np.int32
 
     Notes
     -----
-    A voxel counts if a contour has a piece of positive length in its square, which extends from index - 0.5 up
-    to but not including index + 0.5 on both axes: a contour along the edge between two voxels marks one of
-    them, and one that passes through a corner marks the two that it leaves and enters. Successive voxels of a
-    contour share an edge or a corner. Open contours have no closing edge.
+    A voxel counts if a contour has a piece of positive length in its square, which extends from index - 0.5 to
+    index + 0.5 on both axes: a contour along the edge between two voxels marks both, however the axes are
+    oriented, and one that passes through a corner marks the two that it leaves and enters. Successive voxels of
+    a contour share an edge or a corner. Open contours have no closing edge.
     """
     shape_yx = placed.grid.shape_zyx[1:]
     found = [
@@ -120,7 +121,7 @@ def _add_even_odd(mask: NDArray[np.bool_], polygons_yx: Sequence[NDArray[np.floa
 def _passed(contour: PlacedContour, shape_yx: tuple[int, int]) -> NDArray[np.int64]:
     """Voxels (y, x) of the image that one contour passes through, with repetitions, shape (N, 2).
 
-    Cuts every segment where it crosses the lines between voxels; each piece then lies in one voxel.
+    Cuts every segment where it crosses the lines between voxels; each piece then lies in one voxel, or along a line.
     """
     points = contour.points_yx_vox
     following = np.roll(points, -1, axis=0)
@@ -139,8 +140,15 @@ def _passed(contour: PlacedContour, shape_yx: tuple[int, int]) -> NDArray[np.int
     order = np.lexsort((t, segment))
     segment, t = segment[order], t[order]
     piece = (segment[1:] == segment[:-1]) & (t[1:] - t[:-1] > _SHORTEST_PIECE)
-    segment, middle = segment[1:][piece], ((t[1:] + t[:-1]) / 2)[piece][:, None]
-    voxels_yx = np.floor(start[segment] + middle * (end - start)[segment] + 0.5).astype(np.int64)
+    segment, t0, t1 = segment[1:][piece], t[:-1][piece][:, None], t[1:][piece][:, None]
+    # In units of lines, whose number n has the voxels n - 1 and n on its sides.
+    first_end, last_end = (start[segment] + t * (end - start)[segment] + 0.5 for t in (t0, t1))
+    middle = (first_end + last_end) / 2
+    line = np.rint(middle)
+    on_line = np.maximum(abs(first_end - line), abs(last_end - line)) < _ON_LINE_VOX
+    on_line &= ~on_line.all(axis=1, keepdims=True)  # a bit of a contour at a corner, which follows neither line
+    after = np.where(on_line, line, np.floor(middle))
+    voxels_yx = np.concatenate([after - on_line, after]).astype(np.int64)
     inside_image = ((voxels_yx >= 0) & (voxels_yx < shape_yx)).all(axis=1)
     kept: NDArray[np.int64] = voxels_yx[inside_image]
     return kept

@@ -132,7 +132,9 @@ def test_clip_cuts_and_says_how_much(grid, draw):
     # The cut leaves no contour along the border: only the left edge and two edges that end there.
     voxels = contour_voxels(placed, "GTV")
     touched = {(y, x) for z, y, x in voxels.tolist() if z == 2}
-    assert touched == {(y, 8) for y in range(1, 5)} | {(y, x) for y in (1, 5) for x in range(8, 11)}
+    assert touched == {(y, x) for y in range(1, 5) for x in (7, 8)} | {
+        (y, x) for y in (0, 1, 4, 5) for x in range(8, 11)
+    }
 
 
 def test_clip_does_not_excuse_other_problems(grid, draw):

@@ -92,12 +92,12 @@ def wound_around(polygon_yx):
 
 
 def passes_square(start, end, y, x):
-    """Exact: does the segment have a piece of positive length in the half-open square of a voxel?"""
+    """Exact: does the segment have a piece of positive length in the square of a voxel?"""
     entry, leave = Fraction(0), Fraction(1)
     for p, q, centre in zip(start, end, (y, x), strict=True):
         low, high = centre - Fraction(1, 2), centre + Fraction(1, 2)
         if p == q:
-            if not low <= p < high:
+            if not low <= p <= high:
                 return False
         else:
             t = sorted(((low - p) / (q - p), (high - p) / (q - p)))
@@ -177,8 +177,13 @@ def test_contour_through_corners_and_along_edges(passed):
     assert passed([(1, 4), (4, 1)], closed=False) == {(n, 5 - n) for n in range(1, 5)}
     # Through the corner (5.5, 6.5), which rounding errors of the two crossings would tear apart.
     assert passed([(5.4, 7.9), (5.7, 3.7)], closed=False) == {(5, 8), (5, 7), (6, 6), (6, 5), (6, 4)}
-    assert passed([(1.5, 1), (1.5, 3)], closed=False) == {(2, 1), (2, 2), (2, 3)}
-    assert passed([(1, 1.5), (3, 1.5)], closed=False) == {(1, 2), (2, 2), (3, 2)}
+    # Along the line between two rows or columns: both count; along the border of the image there is one.
+    assert passed([(1.5, 1), (1.5, 3)], closed=False) == {(y, x) for y in (1, 2) for x in (1, 2, 3)}
+    assert passed([(1, 1.5), (3, 1.5 + 1e-12)], closed=False) == {(y, x) for y in (1, 2, 3) for x in (1, 2)}
+    assert passed([(1, 1.5), (3, 1.5 + 1e-4)], closed=False) == {(y, 2) for y in (1, 2, 3)}
+    border = rectangle(-0.5, -0.5, HEIGHT - 0.5, WIDTH - 0.5)
+    ring = {(y, x) for y in range(HEIGHT) for x in range(WIDTH) if y in (0, HEIGHT - 1) or x in (0, WIDTH - 1)}
+    assert passed(border) == ring
 
 
 def test_no_contour(grid):
@@ -305,3 +310,13 @@ def test_the_image_may_name_and_orient_its_axes_otherwise(grid, draw, polygon, o
         band[tuple(contour_voxels(placed, "GTV").T)] = True
         bands.append(band)
     np.testing.assert_array_equal(bands[0], from_other(bands[1]))
+
+
+@given(polygon=lattice_polygons, closed=st.booleans(), along=st.sampled_from([0, 1]))
+def test_contours_between_voxels_are_flipped_with_the_image(passed_as_drawn, polygon, closed, along):
+    last = (HEIGHT - 1, WIDTH - 1)[along]
+    flipped = np.array(polygon, dtype=float)
+    flipped[:, along] = last - flipped[:, along]
+    expected = {(last - y, x) if along == 0 else (y, last - x) for y, x in passed_as_drawn(polygon, closed)}
+    if (np.ptp(flipped, axis=0) > 0).any():
+        assert passed_as_drawn(flipped, closed) == expected

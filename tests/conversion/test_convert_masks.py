@@ -78,6 +78,27 @@ def test_exact_contours_give_back_images_and_labels(source, raw):
     assert not (target / "splits_final.json").exists()
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_relevance_is_mirrored_with_image_and_mask(source, raw, axis):
+    """Objects at both borders along an axis, too: a contour runs there."""
+    labels = np.zeros(SHAPE_ZYX, np.uint8)
+    labels[1:4, 3:, 1:6] = 1
+    labels[2, :2, 7:] = 2
+    settings = ConversionSettings(sigma_mm=(1.5,), relevance="per-object")
+    for case, mask in (("ann", labels), ("bob", np.flip(labels, axis))):
+        write_volume(source / "labelsTr" / f"{case}.nii.gz", mask, grid())
+        for channel in range(2):
+            write_volume(source / "imagesTr" / f"{case}_{channel:04d}.nii.gz", np.ones(SHAPE_ZYX, np.int16), grid())
+    target = convert(source, settings=settings)
+    for channel in (2, 3):
+        one, other = (read(target / "imagesTr" / f"{case}_{channel:04d}.nii.gz") for case in ("ann", "bob"))
+        np.testing.assert_allclose(one, np.flip(other, axis), atol=1e-6)
+    relevance = read(target / "imagesTr" / "ann_0002.nii.gz")
+    assert (relevance[2, 3:, [1, 5]] == 1).all()
+    assert (relevance[2, [3, -1], 1:6] == 1).all()
+    assert relevance[2, -1, 0] < 1 > relevance[2, 2, 3]
+
+
 def test_slices_between_are_ignored(source, raw):
     """Slices 0, 2 and 4 are worked on; both objects are drawn on 2 only, so nothing else is known but 0 and 4."""
     settings = ConversionSettings(between="ignore")

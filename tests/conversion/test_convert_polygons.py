@@ -201,8 +201,9 @@ def test_a_contour_runs_between_shapes_that_touch(source, raw):
     convert_polygons(source, 504, "Cells", settings=ConversionSettings(sigma_mm=(0.5,)))
     assert read(raw, "labelsTr", "bob.nii.gz").tolist() == rectangle((1, 5), (2, 10)).tolist()
     row = read(raw, "imagesTr", "bob_0001.nii.gz")[0, 3]
-    assert row[[2, 6, 10]].tolist() == [1, 1, 1]
-    assert (row[[4, 8]] < 0.01).all()
+    # At x = 1.5, 5.5 and 9.5, between two voxels each.
+    assert row[[1, 2, 5, 6, 9, 10]].tolist() == [1] * 6
+    np.testing.assert_allclose(row[[3, 4, 7, 8]], np.exp(-(1**2) / (2 * 0.5**2)), rtol=1e-6)
 
 
 def test_coco_and_labelme_say_the_same(source, raw, tmp_path):

@@ -48,10 +48,10 @@ from nnunet_wsl.relevance import case_fingerprint
 
 VOXEL_MM3 = float(np.prod(SPACING_MM_ZYX))
 
-# What RECTANGLE_YX passes through: y 1.5..4.5 and x 2.5..7.5 run between voxels; the voxel after the line counts.
+# What RECTANGLE_YX passes through: y 1.5..4.5 and x 2.5..7.5 run between voxels; those on both sides count.
 CONTOUR_VOXELS = np.zeros(SHAPE_ZYX[1:], bool)
-CONTOUR_VOXELS[2:5, [3, 8]] = True
-CONTOUR_VOXELS[[2, 5], 3:8] = True
+CONTOUR_VOXELS[2:5, [2, 3, 7, 8]] = True
+CONTOUR_VOXELS[[[1], [2], [4], [5]], 3:8] = True
 
 
 @pytest.fixture
