@@ -733,7 +733,7 @@ def _check_supervised(
     }
     remedy = remedies.get(settings.overlap, "")
     if settings.contour_sigma_mm:
-        remedy = f"{remedy} Or pass a smaller --contour-sigma-mm.".strip()
+        remedy = f"{remedy}{' Or pass' if remedy else 'Pass'} a smaller --contour-sigma-mm."
     if problems := [
         f"Label '{name}': in all cases its contours enclose {volume_mm3 / 1000:.3g} ml, but no label map has a voxel "
         f"of it. {remedy}"

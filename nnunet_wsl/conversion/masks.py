@@ -21,7 +21,7 @@ from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
 from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.pictures import check_spacing, is_picture, picture_grid, read_picture
 from nnunet_wsl.conversion.simulation import Simulation
-from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.errors import InputError, counted, last_line
 from nnunet_wsl.files import check_complete, name_problems
 
 _LOG = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class MaskCase:
         Number of image channels.
     spacing_mm_xy : tuple of float
         Size of a pixel of 2D images, whose files do not tell it.
+    ignored : int, optional
+        Value of what was not annotated.
     """
 
     name: str
@@ -70,6 +72,7 @@ class MaskCase:
     plane: Plane | None
     num_channels: int
     spacing_mm_xy: tuple[float, float]
+    ignored: int | None
 
     def read(self) -> CaseContent:
         """Read the image and draw contours around the objects."""
@@ -101,8 +104,20 @@ class MaskCase:
             image = np.stack([permuted(channel, order_xyz) for channel in image])
             label_map = permuted(label_map, order_xyz)
             grid = permuted_grid(grid, order_xyz)
+        self._check_ignored(label_map)
         contours = self.simulation.draw(_Masks(label_map, self.values), grid, self.name)
         return CaseContent(image, grid, contours, tuple(files))
+
+    def _check_ignored(self, label_map: npt.NDArray[Any]) -> None:
+        if self.ignored is None:
+            return
+        drawn = np.isin(label_map, [value for values in self.values.values() for value in values])
+        both = drawn.any(axis=(1, 2)) & (label_map == self.ignored).any(axis=(1, 2))
+        if both.any():
+            raise InputError(
+                f"Case '{self.name}': slice {np.flatnonzero(both)[0]} of '{self.labels}' has objects and ignored "
+                "voxels; contours make whole slices known. Complete it, or remove its objects."
+            )
 
     def _read_labels(self) -> tuple[npt.NDArray[Any], Grid]:
         channels, grid = self._read(self.labels)
@@ -205,9 +220,22 @@ def convert_masks(
         raise InputError(problems)
     described = _dataset_json(label_folder)
     values = {label: (value,) for label, value in label_values.items()} if label_values else _values(described)
+    settings = settings or ConversionSettings()
     if label_values:
         _check_values(label_values)
-    channels = tuple(channels) if channels else _channels(described)
+    ignored = _ignored(described, values)
+    if ignored is not None and settings.annotated in ("auto", "all"):
+        raise InputError(
+            f"The label maps have the label 'ignore' (value {ignored}), which would count as background. Say which "
+            "slices are fully annotated, with --annotated contoured or a file, or correct dataset.json."
+        )
+    image_names = _channels(described) if not channels or _targets(described) else None
+    if channels and image_names and len(channels) > len(image_names):
+        raise InputError(
+            f"--channel names {len(channels)} image channels; the dataset has {len(image_names)}, and after them its "
+            "relevance, which must not become an image. Name the image channels only."
+        )
+    channels = tuple(channels or image_names or ())
     ending = described.get("file_ending", FILE_ENDING)
     if not (isinstance(ending, str) and ending.startswith(".")):
         raise InputError(
@@ -222,7 +250,8 @@ def convert_masks(
     found = _find_images(image_folder, label_folder, ending, len(channels))
     cases = [
         MaskCase(
-            case, paths, labels_path, values, bool(label_values), simulation, plane, len(channels), spacing_mm_xy
+            case, paths, labels_path, values, bool(label_values), simulation, plane, len(channels), spacing_mm_xy,
+            ignored,
         )
         for case, (paths, labels_path) in found.items()
     ]  # fmt: skip
@@ -233,7 +262,7 @@ def convert_masks(
         objects=tuple(values),
         image_channels=channels,
         splits=(),
-        settings=settings or ConversionSettings(),
+        settings=settings,
         recorded={"simulation": asdict(simulation) | {"plane": plane}},
         overwrite=overwrite,
         jobs=jobs,
@@ -297,8 +326,9 @@ def _values(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         labels = {name: [number for number in labels if labels[number] == name] for name in labels.values()}
     if "ignore" in labels:
         raise InputError(
-            "The label maps have the label 'ignore'; contours can be drawn around dense masks only. "
-            "Take others, or name the labels to draw with --label NAME=VALUE."
+            "The label maps have the label 'ignore'; contours can be drawn around dense masks only. Take others, or, "
+            "if whole slices are ignored, name the labels to draw with --label NAME=VALUE, and pass --annotated "
+            "contoured."
         )
     values = {name: _whole_numbers(value) for name, value in labels.items() if name != "background"}
     if problems := [
@@ -310,6 +340,14 @@ def _values(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     ]:
         raise InputError(problems)
     return values
+
+
+def _ignored(described: Mapping[str, Any], values: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the value of the label 'ignore' in dataset.json, unless it is one of the objects'."""
+    labels = described.get("labels")
+    found = _whole_numbers(labels.get("ignore")) if isinstance(labels, dict) else ()
+    drawn = {value for of_label in values.values() for value in of_label}
+    return found[0] if len(found) == 1 and found[0] not in drawn else None
 
 
 def _whole_numbers(value: Any) -> tuple[int, ...]:
@@ -335,7 +373,18 @@ def _channels(described: Mapping[str, Any]) -> tuple[str, ...]:
             f"The image channels in dataset.json are {json.dumps(names)}; expected a name for every number from 0, as "
             'in {"0": "CT"}. Correct it, or give --channel once per channel.'
         )
-    return tuple(names[number] for number in numbers)
+    if targets := _targets(described):
+        _LOG.info(
+            "The dataset has relevance channels (%s) already: they are left out, and made anew.", ", ".join(targets)
+        )
+    return tuple(names[number] for number in numbers if number not in targets)
+
+
+def _targets(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the numbers of relevance and confidence channels of a dataset that was converted before."""
+    block = described.get("wsl")
+    parts = [block.get(key) for key in ("relevance_channels", "confidence_channels")] if isinstance(block, dict) else []
+    return tuple(number for part in parts if isinstance(part, dict) for number in part)
 
 
 def _check_values(label_values: Mapping[str, int]) -> None:
@@ -414,7 +463,9 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:
     except OSError as error:
         raise InputError(f"'{path}' cannot be read as an image ({error}). Restore or remove it.") from error
     except RuntimeError as error:
-        raise InputError(f"'{path}' cannot be read as an image. Restore or remove it.") from error
+        if "orthonormal" in str(error):
+            raise InputError(_no_grid(path)) from error
+        raise InputError(f"'{path}' cannot be read as an image ({last_line(error)}). Restore or remove it.") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"'{path}' has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values per "
@@ -427,11 +478,15 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Grid]:
     try:
         grid = Grid(image.GetOrigin(), image.GetSpacing(), direction, (depth, height, width))
     except ValueError as error:
-        raise InputError(
-            f"'{path}' is no grid of voxels: expected axes at right angles, positive spacings and a finite origin. "
-            "Correct its header, or resample it."
-        ) from error
+        raise InputError(_no_grid(path)) from error
     return sitk.GetArrayFromImage(image), grid
+
+
+def _no_grid(path: Path) -> str:
+    return (
+        f"'{path}' is no grid of voxels: expected axes at right angles, positive spacings and a finite origin. Correct "
+        "its header, or resample it."
+    )
 
 
 def _check_geometry(case: str, path: Path, grid: Grid, label_path: Path, label_grid: Grid) -> None:

@@ -99,6 +99,51 @@ def test_relevance_is_mirrored_with_image_and_mask(source, raw, axis):
     assert relevance[2, -1, 0] < 1 > relevance[2, 2, 3]
 
 
+def test_relevance_of_an_earlier_conversion_is_no_image(source, raw, caplog):
+    first = convert(source, settings=ConversionSettings(contour_sigma_mm=0.2), simulation=Simulation(every=2))
+    described = json.loads((first / "dataset.json").read_text())
+    assert described["wsl"]["confidence_channels"], "2 channels of the image, 2 of relevance, 2 of confidence"
+    folders = (first / "imagesTr", first / "labelsTr", 502, "Again")
+    caplog.set_level("INFO", "nnunet_wsl")
+    for channels in (None, ("CT", "PET")):
+        target = convert_masks(
+            *folders,
+            label_values={"tumour": 2},
+            channels=channels,
+            settings=ConversionSettings(annotated="contoured", missing="absent"),
+            overwrite=True,
+        )
+        names = json.loads((target / "dataset.json").read_text())["channel_names"]
+        assert names == {"0": "CT", "1": "PET", "2": "noNorm"}
+        assert "relevance channels (2, 3, 4, 5) already: they are left out" in caplog.text
+    with pytest.raises(InputError, match="--channel names 3 image channels; the dataset has 2"):
+        convert_masks(*folders, label_values={"tumour": 2}, channels=("CT", "PET", "noNorm"), overwrite=True)
+
+
+def test_what_was_ignored_is_no_background(source, raw):
+    """Slices 0 and 4 are not annotated; then a voxel of slice 2 is not, either."""
+    describe(source, {"background": 0, "organ": 1, "ignore": 3})
+    labels = np.where(LABELS == 2, 0, LABELS)
+    labels[[0, 4]] = 3
+    for case in ("ann", "bob"):
+        write_volume(source / "labelsTr" / f"{case}.nii.gz", labels, grid())
+    with pytest.raises(InputError, match=r"have the label 'ignore' \(value 3\), which would count as background"):
+        convert(source, label_values={"organ": 1})
+    settings = ConversionSettings(annotated="contoured", between="ignore")
+    target = convert(source, label_values={"organ": 1}, settings=settings)
+    expected = labels.copy()
+    expected[[0, 4]] = 2
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
+    labels[2, 0, 0] = 3
+    write_volume(source / "labelsTr" / "bob.nii.gz", labels, grid())
+    with pytest.raises(InputError) as caught:
+        convert(source, label_values={"organ": 1}, settings=settings, overwrite=True)
+    assert caught.value.problems == (
+        f"Case 'bob': slice 2 of '{source / 'labelsTr' / 'bob.nii.gz'}' has objects and ignored voxels; contours make "
+        "whole slices known. Complete it, or remove its objects.",
+    )
+
+
 def test_slices_between_are_ignored(source, raw):
     """Slices 0, 2 and 4 are worked on; both objects are drawn on 2 only, so nothing else is known but 0 and 4."""
     settings = ConversionSettings(between="ignore")
