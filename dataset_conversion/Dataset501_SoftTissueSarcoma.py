@@ -6,14 +6,16 @@ https://doi.org/10.1007/s10278-013-9622-7.
 """
 
 import argparse
-import logging
+import sys
 
 from nnunet_wsl.cli.jobs import add_jobs
+from nnunet_wsl.cli.main import exit_code
 from nnunet_wsl.conversion import convert_rtstruct
 
 NAMES = {"PT": "SoftTissueSarcomaPET", "MR": "SoftTissueSarcomaMR"}
 
-if __name__ == "__main__":
+
+def main() -> int:
     parser = argparse.ArgumentParser(description="Convert the soft-tissue sarcoma data to a raw nnU-Net dataset.")
     parser.add_argument("path", help="folder with STS_001, STS_002, ...")
     parser.add_argument("--modality", choices=sorted(NAMES), default="PT")
@@ -21,8 +23,6 @@ if __name__ == "__main__":
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
     add_jobs(parser, "converted")
     args = parser.parse_args()
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     convert_rtstruct(
         args.path,
         args.dataset or {"PT": 501, "MR": 502}[args.modality],
@@ -32,3 +32,8 @@ if __name__ == "__main__":
         overwrite=args.overwrite,
         jobs=args.jobs,
     )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -6,15 +6,17 @@ Journal, https://doi.org/10.54294/g80ruo. Of the release with folders ``dicoms``
 """
 
 import argparse
-import logging
+import sys
 
 from nnunet_wsl.cli.jobs import add_jobs
+from nnunet_wsl.cli.main import exit_code
 from nnunet_wsl.conversion import ConversionSettings, convert_text
 
 # Copies of those of SC-HF-I-1: the inner contours of SC-HF-I-6, which fit its images, are not within them.
 MISTAKEN = "*SC-HF-I-6/o-contours/*"
 
-if __name__ == "__main__":
+
+def main() -> int:
     parser = argparse.ArgumentParser(description="Convert the Sunnybrook Cardiac Data to a raw nnU-Net dataset.")
     parser.add_argument("path", help="folder with dicoms, contourfiles and link.csv")
     parser.add_argument("--overlap", choices=("regions", "priority"), default="regions")
@@ -22,8 +24,6 @@ if __name__ == "__main__":
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
     add_jobs(parser, "converted")
     args = parser.parse_args()
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     convert_text(
         args.path,
         args.dataset,
@@ -34,3 +34,8 @@ if __name__ == "__main__":
         overwrite=args.overwrite,
         jobs=args.jobs,
     )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

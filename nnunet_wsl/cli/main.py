@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TextIO
 
@@ -45,15 +45,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments without the program name; those of the process by default.
     """
+    args = build_parser().parse_args(argv)
+
+    def run() -> int:
+        _check_names(sys.argv[1:] if argv is None else argv)
+        return int(args.func(args))
+
+    return exit_code(run)
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """Do what a command is for and return its exit code; errors become messages, and so do signals that end it.
+
+    Parameters
+    ----------
+    run : callable
+        Returns the exit code, if nothing goes wrong.
+
+    Returns
+    -------
+    int
+        Also 2 for bad input, 130 if it was interrupted.
+    """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
-    args = build_parser().parse_args(argv)
     # Who kills a process, closes its terminal or ends a job on a cluster means what Ctrl-C means: clean up, and let no
     # worker go on.
     handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}
     try:
-        _check_names(sys.argv[1:] if argv is None else argv)
-        code = int(args.func(args))
+        code = run()
         sys.stdout.flush()  # or a pipe that is closed would be noticed too late
     except InputError as error:
         for problem in error.problems:

@@ -341,6 +341,16 @@ def _find_patients(
                 tuple(contour for contour in contours if contour_folder in contour.file.parents),
             )
         )
+    for one, other in combinations(patients, 2):
+        for column, first, second in (
+            (IMAGES_COLUMN, one.folder, other.folder),
+            (CONTOURS_COLUMN, one.contour_folder, other.contour_folder),
+        ):
+            if first == second or first in second.parents or second in first.parents:
+                problems.append(
+                    f"'{LINK_FILE}' names, in the column {column}, for two patients '{first}' and '{second}', which "
+                    "have files in common; expected a folder for every patient. Correct it."
+                )
     claimed = {contour.file for patient in patients for contour in patient.contours}
     if not problems and (unlisted := Counter(c.file.parent for c in contours if c.file not in claimed)):
         problems += [

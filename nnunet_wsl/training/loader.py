@@ -14,8 +14,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_mapping, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 
-from nnunet_wsl.errors import InputError, reason_of
-from nnunet_wsl.training.maps import MapsPatch, open_maps, write_maps
+from nnunet_wsl.errors import InputError, last_line, reason_of
+from nnunet_wsl.training.maps import MapsPatch, is_whole, open_maps, write_maps
 
 MAPS_FOLDER_SUFFIX = "_target_maps"
 """The compact maps of the cases in a preprocessed folder ``X`` are in the folder ``X_target_maps`` beside it.
@@ -114,15 +114,19 @@ class CompactMapsDataset:
         sources = [folder / f"{identifier}.{ending}" for ending in file_ending_dataset_mapping]
         modified = next(path.stat().st_mtime_ns for path in sources if path.is_file())
         path = _maps_folder(folder) / f"{identifier}.b2nd"
-        if not (path.is_file() and path.stat().st_mtime_ns == modified):
+        shape = (data.shape[0] - self.num_image_channels, *data.shape[1:])
+        if not (path.is_file() and path.stat().st_mtime_ns == modified and is_whole(path, shape)):
             path.parent.mkdir(exist_ok=True)  # it may have been deleted between trainings
             try:
                 write_maps(data, self.num_image_channels, path, modified)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # blosc2 raises the latter where the disk is full
+                reason = reason_of(error) if isinstance(error, OSError) else last_line(error)
                 raise InputError(
-                    f"Case '{identifier}': its maps cannot be written to {path.parent} ({reason_of(error)}). Free some "
-                    "space there, or make that folder read-only: the maps are then read with the image, more slowly."
+                    f"Case '{identifier}': its maps cannot be written to {path.parent} ({reason}). Free some space "
+                    "there, or make that folder read-only: the maps are then read with the image, more slowly."
                 ) from error
+            except ValueError as error:
+                raise InputError(f"Case '{identifier}', preprocessed: {error} Convert and preprocess again.") from error
         return path, modified
 
 

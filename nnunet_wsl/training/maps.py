@@ -44,6 +44,13 @@ def write_maps(data: Any, first: int, path: Path, modified_ns: int) -> None:
         File to write, in an existing folder.
     modified_ns : int
         Time of the preprocessed case, which the file gets as its own, to tell whether it is still of that case.
+
+    Raises
+    ------
+    ValueError
+        If a map has values that are no numbers, or none from 0 to 1.
+    OSError, RuntimeError
+        If the file cannot be written.
     """
     count, *shape = data.shape
     count -= first
@@ -65,9 +72,11 @@ def write_maps(data: Any, first: int, path: Path, modified_ns: int) -> None:
         depth = chunks[1]
         for channel in range(count):
             for z in range(0, shape[0], depth):
-                # Resampling in preprocessing is cubic and can leave [0, 1].
-                values = np.clip(data[first + channel, z : z + depth], 0, 1)
-                maps[channel, z : z + depth] = np.rint(values * STEPS).astype(np.uint8)
+                values = np.asarray(data[first + channel, z : z + depth])
+                # Resampling in preprocessing is cubic and can leave [0, 1], but never by so much.
+                if not (np.abs(values - 0.5) <= 1.5).all():
+                    raise ValueError(f"channel {first + channel} has values that are no numbers from 0 to 1.")
+                maps[channel, z : z + depth] = np.rint(np.clip(values, 0, 1) * STEPS).astype(np.uint8)
         del maps
         os.utime(partial, ns=(modified_ns, modified_ns))
         try:
@@ -83,6 +92,14 @@ def open_maps(path: Path) -> Any:
     """Open a file of :func:`write_maps` for reading: (T, z, y, x) uint8."""
     mmap = {} if os.name == "nt" else {"mmap_mode": "r"}  # as nnU-Net does
     return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mmap)
+
+
+def is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Return whether a file holds compact maps of a shape; not so what a copy or a crash of the machine cut off."""
+    try:
+        return tuple(open_maps(path).shape) == shape
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def as_float(maps: torch.Tensor) -> torch.Tensor:

@@ -117,7 +117,13 @@ def test_relevance_of_an_earlier_conversion_is_no_image(source, raw, caplog):
         assert names == {"0": "CT", "1": "PET", "2": "noNorm"}
         assert "relevance channels (2, 3, 4, 5) already: they are left out" in caplog.text
     with pytest.raises(InputError, match="--channel names 3 image channels; the dataset has 2"):
-        convert_masks(*folders, label_values={"tumour": 2}, channels=("CT", "PET", "noNorm"), overwrite=True)
+        convert_masks(
+            *folders,
+            label_values={"tumour": 2},
+            channels=("CT", "PET", "noNorm"),
+            settings=ConversionSettings(annotated="contoured"),
+            overwrite=True,
+        )
 
 
 def test_what_was_ignored_is_no_background(source, raw):

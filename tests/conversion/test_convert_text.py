@@ -454,6 +454,8 @@ def test_an_exclusion_that_matches_nothing(source, raw):
         ("patient_id,original_id\nann,HF-1\nbob\n", "patient 2: expected a folder in each of the columns"),
         ("patient_id,original_id\nann,HF-1\nbob,HF-1\n", "names 'HF-1' 2 times in the column original_id"),
         ("patient_id,original_id\nann,HF-1\nann,HF-2\n", "names 'ann' 2 times in the column patient_id"),
+        ("patient_id,original_id\nann,HF-1\ndicoms/ann,HF-2\n", "patient_id, for two patients 'dicoms/ann' and 'd"),
+        ("patient_id,original_id\nann,HF-1\nbob,HF-1/i\n", "original_id, for two patients '.*HF-1' and '.*HF-1/i'"),
         (
             "patient_id,original_id\nann,HF-1\n",
             r"'contourfiles/HF-2/i' has 6 contour files, but 'link\.csv' does not list the folder\. Add a line",
@@ -698,6 +700,16 @@ def test_sunnybrook_contours_lie_on_edges_if_pixels_are_counted_from_1(sunnybroo
         assert (mean[0.5] < 0).all()
         assert (mean[1.5] > 0).all()
     assert FIRST_PIXEL == 1.0
+
+
+@pytest.mark.parametrize("script", ["Dataset501_SoftTissueSarcoma.py", "Dataset503_Sunnybrook.py"])
+def test_scripts_tell_errors_as_the_command_does(raw, tmp_path, script):
+    path = Path(__file__).parents[2] / "dataset_conversion" / script
+    done = subprocess.run([sys.executable, path, tmp_path / "nowhere"], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @needs_data

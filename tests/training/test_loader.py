@@ -21,7 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch.nn.functional import grid_sample
 
 from nnunet_wsl.errors import InputError
-from nnunet_wsl.training.loader import CompactMapsDataset, CompactMapsLoader, PatchesInImageLoader
+from nnunet_wsl.training.loader import CompactMapsDataset, CompactMapsLoader, PatchesInImageLoader, _open_maps
 from nnunet_wsl.training.maps import MapsPatch, as_float, open_maps, write_maps
 from nnunet_wsl.training.transforms import RelevanceTransform
 
@@ -70,15 +70,53 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
+def test_a_full_disk_is_named(tmp_path):
+    """No file may grow beyond 20 kB: the maps of noise are larger."""
+    resource = pytest.importorskip("resource")
     write_cases(tmp_path / "plans", nnUNetDatasetNumpy, cases=1)
-    monkeypatch.setattr("nnunet_wsl.training.loader.write_maps", full)
     dataset = CompactMapsDataset(nnUNetDatasetNumpy(str(tmp_path / "plans")), C)
-    with pytest.raises(InputError, match=r"Case 'case0': its maps cannot be written to .*_target_maps \(No space left"):
+    noise = np.random.default_rng(0).uniform(0, 1, (C + T, 20, 40, 40)).astype(np.float32)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"Case 'case0': its maps cannot be written to .*_target_maps \(.+\)"):
+            dataset._prepare("case0", noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "plans_target_maps").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off", "of other maps"])
+def test_a_compact_file_that_is_damaged_is_written_again(tmp_path, damage):
+    """Though it has the time of the preprocessed case."""
+    write_cases(tmp_path / "plans", nnUNetDatasetNumpy, cases=1)
+
+    def load():
+        _open_maps.cache_clear()  # as in another process
+        dataset = CompactMapsDataset(nnUNetDatasetNumpy(str(tmp_path / "plans")), C)
         dataset.load_case("case0")
+        return dataset.maps[:]
+
+    expected = load()
+    (path,) = (tmp_path / "plans_target_maps").iterdir()
+    modified = path.stat().st_mtime_ns
+    if damage == "of other maps":
+        write_maps(case_data(5), C + 1, path, modified)
+    else:
+        content = path.read_bytes()[: 0 if damage == "empty" else path.stat().st_size // 2]
+        path.unlink()
+        path.write_bytes(content)
+        os.utime(path, ns=(modified, modified))
+    np.testing.assert_array_equal(load(), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, 255])
+def test_maps_of_other_numbers_are_refused(tmp_path, value):
+    data = case_data(0)
+    data[C + 1, 3, 4, 5] = value
+    with pytest.raises(ValueError, match="channel 3 has values that are no numbers from 0 to 1"):
+        write_maps(data, C, tmp_path / "case.b2nd", 10**18)
+    assert not list(tmp_path.iterdir())
 
 
 def test_writers_and_readers_at_the_same_time_see_complete_maps(tmp_path):
