@@ -7,6 +7,8 @@ channels of these. The block says which channels are which and of which object; 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,13 @@ Half precision holds it exactly, and it is 250 steps of 1/255.
 """
 
 _CONVERT = "Convert the contours with 'nnunet_wsl convert', then plan with 'nnUNetv2_plan_and_preprocess'"
+
+
+def target_channels(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the numbers, as ``dataset.json`` has them, of the channels of relevance and of confidence."""
+    block = dataset_json.get("wsl")
+    parts = [block.get(key) for key in ("relevance_channels", "confidence_channels")] if isinstance(block, dict) else []
+    return tuple(number for part in parts if isinstance(part, dict) for number in part)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class RelevanceChannels:
         ------
         InputError
             If the dataset has no relevance channels, was written by a newer version, or lists channels that do not
-            come last.
+            come last; or if what it says of them is nothing that a conversion writes.
         """
         block = dataset_json.get("wsl")
         if block is None:
@@ -70,21 +79,29 @@ class RelevanceChannels:
                 f"{name} has no relevance channels: its dataset.json has no block 'wsl'. "
                 f"{_CONVERT}, or train it with nnU-Net's own nnUNetTrainer."
             )
+        if not isinstance(block, dict):
+            raise InputError(f"{name}: the block 'wsl' of its dataset.json is no JSON object. {_CONVERT}.")
         version = block.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise InputError(
-                f"{name} has format version {version} (written by nnunet_wsl "
-                f"{block.get('package_version', 'of unknown version')}); this nnunet_wsl reads up to version "
+                f"{name} has format version {json.dumps(version)} (written by nnunet_wsl "
+                f"{block.get('package_version', 'of unknown version')}); this nnunet_wsl reads versions 1 to "
                 f"{FORMAT_VERSION}. Install a newer nnunet_wsl, or convert the contours again."
             )
-        relevance = {int(channel): str(obj) for channel, obj in block.get("relevance_channels", {}).items()}
+        relevance = _objects_of(block, "relevance_channels", name)
         if not relevance:
             raise InputError(
                 f"{name} was converted without relevance channels (--relevance none). "
                 f"{_CONVERT} and --relevance per-object or fused, or train it with nnU-Net's own nnUNetTrainer."
             )
-        confidence = {int(channel): str(obj) for channel, obj in block.get("confidence_channels", {}).items()}
-        num_channels = len(dataset_json["channel_names"])
+        confidence = _objects_of(block, "confidence_channels", name)
+        names = dataset_json.get("channel_names")
+        num_channels = len(names) if isinstance(names, dict) else 0
+        if not isinstance(names, dict) or set(names) != {str(channel) for channel in range(num_channels)}:
+            raise InputError(
+                f"{name}: its dataset.json has the channel_names {json.dumps(names)}; expected a name for every number "
+                f"from 0. {_CONVERT}."
+            )
         num_image_channels = num_channels - len(relevance) - len(confidence)
         targets = [*sorted(relevance), *sorted(confidence)]
         if num_image_channels < 1 or targets != list(range(num_image_channels, num_channels)):
@@ -124,3 +141,18 @@ class RelevanceChannels:
                 if key in configuration:
                     configuration[key] = configuration[key][: self.num_image_channels]
         return images
+
+
+def _objects_of(block: Mapping[str, Any], key: str, name: str) -> dict[int, str]:
+    """Return the object of every channel that a part of the block lists."""
+    listed = block.get(key, {})
+    if not (
+        isinstance(listed, dict)
+        and all(number.isdecimal() and isinstance(listed[number], str) for number in listed)
+        and len(set(listed.values())) == len(listed)
+    ):
+        raise InputError(
+            f"{name}: its dataset.json has the {key} {json.dumps(listed)}; expected another object's name for every "
+            f"number of a channel. {_CONVERT}."
+        )
+    return {int(number): obj for number, obj in listed.items()}

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from nnunet_wsl.contract import FORMAT_VERSION, RelevanceChannels
+from nnunet_wsl.contract import FORMAT_VERSION, RelevanceChannels, target_channels
 from nnunet_wsl.errors import InputError
 
 FOUR = ("T1", "T2", "noNorm", "noNorm")
@@ -54,7 +54,7 @@ def test_reads_datasets_of_the_version_without_confidence():
         ({"channel_names": {"0": "CT"}}, "no block 'wsl'.*nnunet_wsl convert"),
         (dataset_json(relevance={}), "--relevance none.*nnunet_wsl convert"),
         (dataset_json(version=FORMAT_VERSION + 1), "written by nnunet_wsl 9.9.*Install a newer nnunet_wsl"),
-        (dataset_json(version=None), "format version None"),
+        (dataset_json(version=None), "format version null"),
         (dataset_json(relevance={"1": "GTV"}), r"relevance channels \[1\] and confidence channels \[\] among 4"),
         (dataset_json(channels=("noNorm",), relevance={"0": "GTV"}), "image channels first"),
         (dataset_json(confidence={"1": "lung"}), r"confidence channels \[1\] among 4"),
@@ -70,3 +70,45 @@ def test_says_what_is_wrong_and_what_to_run(content, message):
 def test_input_errors_cross_process_borders():
     error = InputError(["one", "two"])
     assert pickle.loads(pickle.dumps(error)).problems == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(wsl=[1]), "the block 'wsl' of its dataset.json is no JSON object"),
+        (lambda d: d["wsl"].update(relevance_channels=["2", "3"]), 'has the relevance_channels ["2", "3"]'),
+        (lambda d: d["wsl"].update(relevance_channels={"x": "GTV"}), 'has the relevance_channels {"x": "GTV"}'),
+        (lambda d: d["wsl"].update(relevance_channels={"2": "GTV", "3": "GTV"}), "expected another object's name"),
+        (lambda d: d["wsl"].update(relevance_channels={"2": None, "3": "lung"}), "expected another object's name"),
+        (lambda d: d["wsl"].update(confidence_channels=None), "has the confidence_channels null"),
+        (lambda d: d["wsl"].update(format_version="2"), 'has format version "2"'),
+        (lambda d: d["wsl"].update(format_version=True), "has format version true"),
+        (lambda d: d["wsl"].update(format_version=0), "has format version 0"),
+        (lambda d: d.pop("channel_names"), "has the channel_names null; expected a name for every number from 0"),
+        (
+            lambda d: d.update(channel_names={"0": "a", "1": "b", "2": "c", "4": "d"}),
+            "expected a name for every number",
+        ),
+    ],
+)
+def test_says_what_of_it_no_conversion_writes(change, message):
+    content = dataset_json()
+    change(content)
+    with pytest.raises(InputError) as caught:
+        RelevanceChannels.from_dataset_json(content, "Dataset001_X")
+    (problem,) = caught.value.problems
+    assert problem.startswith("Dataset001_X")
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (dataset_json(confidence={"4": "GTV"}), ("2", "3", "4")),
+        ({"channel_names": {"0": "CT"}}, ()),
+        ({"wsl": [1]}, ()),
+        ({"wsl": {"relevance_channels": [1]}}, ()),
+    ],
+)
+def test_channels_that_are_no_images(content, expected):
+    assert target_channels(content) == expected

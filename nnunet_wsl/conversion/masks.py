@@ -16,6 +16,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnunet_wsl.contours import Grid
+from nnunet_wsl.contract import target_channels
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
 from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
@@ -229,7 +230,7 @@ def convert_masks(
             f"The label maps have the label 'ignore' (value {ignored}), which would count as background. Say which "
             "slices are fully annotated, with --annotated contoured or a file, or correct dataset.json."
         )
-    image_names = _channels(described) if not channels or _targets(described) else None
+    image_names = _channels(described) if not channels or target_channels(described) else None
     if channels and image_names and len(channels) > len(image_names):
         raise InputError(
             f"--channel names {len(channels)} image channels; the dataset has {len(image_names)}, and after them its "
@@ -373,18 +374,11 @@ def _channels(described: Mapping[str, Any]) -> tuple[str, ...]:
             f"The image channels in dataset.json are {json.dumps(names)}; expected a name for every number from 0, as "
             'in {"0": "CT"}. Correct it, or give --channel once per channel.'
         )
-    if targets := _targets(described):
+    if targets := target_channels(described):
         _LOG.info(
             "The dataset has relevance channels (%s) already: they are left out, and made anew.", ", ".join(targets)
         )
     return tuple(names[number] for number in numbers if number not in targets)
-
-
-def _targets(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the numbers of relevance and confidence channels of a dataset that was converted before."""
-    block = described.get("wsl")
-    parts = [block.get(key) for key in ("relevance_channels", "confidence_channels")] if isinstance(block, dict) else []
-    return tuple(number for part in parts if isinstance(part, dict) for number in part)
 
 
 def _check_values(label_values: Mapping[str, int]) -> None:

@@ -14,6 +14,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_wsl.contract import RelevanceChannels, target_channels
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.training.checkpoints import read_checkpoint
 from nnunet_wsl.training.trainer import RelevanceSupervision
@@ -102,9 +103,13 @@ def check_training(
     except InputError as error:
         problems += error.problems
     else:
-        block = dataset_json.get("wsl") or {}
-        targets = {**block.get("relevance_channels", {}), **block.get("confidence_channels", {})}
-        if targets and trainer_class is not None and not issubclass(trainer_class, RelevanceSupervision):
+        targets = target_channels(dataset_json)
+        if trainer_class is not None and issubclass(trainer_class, RelevanceSupervision):
+            try:
+                RelevanceChannels.from_dataset_json(dataset_json, folder.name)
+            except InputError as error:
+                problems += error.problems
+        elif targets and trainer_class is not None:
             problems.append(
                 f"Trainer {trainer!r} would take the {len(targets)} relevance and confidence channels of dataset "
                 f"{dataset} for images, and new images do not have them. Train WSLTrainer; for {trainer} convert the "
@@ -147,12 +152,17 @@ def _planned_folder(dataset: str) -> Path:
 def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifier: str) -> tuple[dict[str, Any], Path]:
     """Return the content of a dataset's ``dataset.json`` and the folder of its cases, if it was preprocessed."""
     remedy = f"Run: nnUNetv2_plan_and_preprocess -d {dataset}"
-    dataset_json: dict[str, Any] = _read_json(folder / "dataset.json", remedy)
+    dataset_json = _read_json(folder / "dataset.json", remedy)
+    if not isinstance(dataset_json, dict):
+        raise InputError(f"{folder / 'dataset.json'}: expected a JSON object. {remedy}")
     path = folder / f"{plans_identifier}.json"
     if not path.is_file():
         there = ", ".join(sorted(plans.stem for plans in folder.glob("*Plans*.json"))) or "none"
         raise InputError(f"Plans {plans_identifier!r} (-p): there is no {path}; there: {there}. {remedy}")
-    plans = PlansManager(_read_json(path, remedy))
+    content = _read_json(path, remedy)
+    if not isinstance(content, dict) or not isinstance(content.get("configurations"), dict):
+        raise InputError(f"{path}: expected nnU-Net's plans, with 'configurations'. {remedy}")
+    plans = PlansManager(content)
     if configuration not in plans.available_configurations:
         raise InputError(
             f"Configuration {configuration!r} is not in {path}; there: {', '.join(plans.available_configurations)}."
