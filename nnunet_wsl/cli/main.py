@@ -12,7 +12,9 @@ import logging
 import os
 import signal
 import sys
+from _thread import interrupt_main
 from collections.abc import Callable, Sequence
+from threading import Timer
 from types import ModuleType
 from typing import TextIO
 
@@ -71,6 +73,16 @@ def exit_code(run: Callable[[], int]) -> int:
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     # Who kills a process, closes its terminal or ends a job on a cluster means what Ctrl-C means: clean up, and let no
     # worker go on.
+    # Python drops an exception of a hook that runs when a process is forked, and such like: then it is raised again.
+    former_hook = sys.unraisablehook
+
+    def interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            Timer(0.1, interrupt_main, (signal.SIGTERM,)).start()
+        else:
+            former_hook(unraisable)
+
+    sys.unraisablehook = interrupt_again
     handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}
     try:
         code = run()
@@ -94,6 +106,7 @@ def exit_code(run: Callable[[], int]) -> int:
     else:
         return code
     finally:
+        sys.unraisablehook = former_hook
         for one, handler in handlers.items():
             signal.signal(one, handler)
 

@@ -455,7 +455,7 @@ def _check_same_model(path: Path, record: Mapping[str, Any]) -> None:
     differences = [
         f"{key} {json.dumps(former.get(key))}, now {json.dumps(record.get(key))}"
         for key in {**record, **former}
-        if former.get(key) != record.get(key)
+        if key != "model" and former.get(key) != record.get(key)  # its folder may have been renamed
     ]
     if differences:
         raise InputError(f"'{path}' tells of maps that were made otherwise: {'; '.join(differences)}. {remedy}")

@@ -50,6 +50,26 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     fuse_objects: ClassVar[bool] = False
     """Whether to train with one relevance map, the maximum over the objects, instead of one per object."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse what would end in the middle of a training.
+
+        Raises
+        ------
+        TypeError
+            If the mixin comes after the trainer that it is mixed into, or the first difference has no such form.
+        """
+        super().__init_subclass__(**options)
+        trainers = [base for base in cls.__mro__ if issubclass(base, nnUNetTrainer)]
+        if not issubclass(trainers[1], RelevanceSupervision):
+            raise TypeError(
+                f"RelevanceSupervision comes first: class {cls.__name__}(RelevanceSupervision, {trainers[1].__name__})."
+            )
+        if cls.voxel_difference not in VOXEL_DIFFERENCES:
+            raise TypeError(
+                f"{cls.__name__}.voxel_difference is {cls.voxel_difference!r}; expected "
+                f"{', '.join(map(repr, VOXEL_DIFFERENCES))}."
+            )
+
     def __init__(
         self,
         plans: dict[str, Any],
@@ -312,8 +332,9 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
             )
         if tuple(head["objects"]) != self.relevance_objects:
             raise InputError(
-                f"Checkpoint {filename_or_checkpoint} has relevance maps of {', '.join(head['objects'])}; the dataset "
-                f"has {', '.join(self.relevance_objects)}. It was converted anew: train from the start, without --c."
+                f"Checkpoint {filename_or_checkpoint} has relevance maps of {', '.join(head['objects'])}; this "
+                f"training has {', '.join(self.relevance_objects)}. If the dataset was converted anew, train from the start, "
+                "without --c; else go on with the trainer that wrote the checkpoint."
             )
         super().load_checkpoint(filename_or_checkpoint)
         assert self.relevance_head is not None

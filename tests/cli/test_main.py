@@ -72,6 +72,28 @@ def test_a_terminated_conversion_cleans_up(tmp_path, how):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not fork")
+def test_a_signal_during_a_fork_is_not_lost():
+    """Python drops what is raised in a hook of the fork."""
+    program = """
+import os, signal, sys, time
+from nnunet_wsl.cli.main import exit_code
+
+def run():
+    os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGTERM))
+    if os.fork() == 0:
+        os._exit(0)
+    time.sleep(30)
+    return 0
+
+sys.exit(exit_code(run))
+"""
+    former = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    signal.signal(signal.SIGTERM, former)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_output_that_nobody_reads_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)

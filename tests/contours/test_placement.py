@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_wsl.contours import ContourSet, Grid, Repairs, contour_voxels, drawn_slices, place, rasterise
+from nnunet_wsl.contours import Contour, ContourSet, Grid, Repairs, contour_voxels, drawn_slices, place, rasterise
 from nnunet_wsl.errors import InputError
 
 SQUARE = [(1, 1), (1, 4), (3, 4), (3, 1)]
@@ -177,3 +177,14 @@ def test_objects_without_contours_stay(grid, draw):
     assert placed.of("empty") == {}
     with pytest.raises(KeyError):
         placed.of("unknown")
+
+
+def test_repetitions_are_found_across_the_border_of_a_voxel():
+    """The same contour, exported twice; rounding puts one of them on the other side of a voxel's border."""
+    square = np.array([(2.0, 2.0, 1.0), (2.0, 6.0, 1.0), (5.0, 6.0, 1.0), (5.0, 2.0, 1.0)])
+    geometry = Grid((0, 0, 0), (1, 1, 1), np.eye(3), (3, 9, 11))
+    for shift in (0, 1e-5, -1e-5):
+        contours = [Contour("A", geometry.to_mm(points)) for points in (square, square + np.array([shift, -shift, 0]))]
+        placed = place(ContourSet(["A"], contours), geometry, case="twice")
+        assert len(placed.contours) == 1
+        assert [one.repeated for one in placed.repairs] == [1]

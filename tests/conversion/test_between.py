@@ -443,3 +443,50 @@ def test_every_fourth_slice_of_hippocampi() -> None:
             total += sure.size
     assert right / confident >= 0.996
     assert confident / total >= 0.85
+
+
+def test_a_shift_of_less_than_a_voxel_counts():
+    truth = np.zeros((5, 20, 24), dtype=np.bool_)
+    truth[0, 4:12, 5:14] = truth[4, 4:12, 5:15] = True  # the centroid moves by half a column
+    (gap,) = from_slices(truth, [0, 4], spacing_mm_zyx=SPACING_MM).gaps
+    assert gap.shift_mm == pytest.approx(0.55)
+
+
+def log_odds(probability):
+    return np.log(probability.astype(float)) - np.log1p(-probability.astype(float))
+
+
+def test_what_the_image_adds_is_what_the_notes_say():
+    """The same shape on both known slices, so that nothing moves; intensities that rise from slice to slice."""
+    shape = disc((25, 27), (12, 13), 6)
+    truth = np.stack([shape] * 4)
+    rng = np.random.default_rng(0)
+    image = rng.normal(scale=0.5, size=truth.shape) + 3 * truth + 0.3 * np.arange(4)[:, None, None]
+    image[1:3] = rng.uniform(-2, 5, (2, *shape.shape))
+    found, without = (
+        from_slices(truth, [0, 3], spacing_mm_zyx=SPACING_MM, image=given).probability for given in (image[None], None)
+    )
+    voxel_mm = math.sqrt(0.7 * 1.1)
+    near = np.abs(_signed_distance_mm(truth[:1], 0.7, 1.1)[0]) < 4 * voxel_mm
+    values = (image - image[[0, 3]][:, near].mean()) / image[[0, 3]][:, near].std()
+
+    def windowed(weights):
+        return ndimage.gaussian_filter(weights, 2 * voxel_mm / np.array([0.7, 1.1]), mode="constant", truncate=3)
+
+    for z in (1, 2):
+        log_densities = []
+        for side in (near & shape, near & ~shape):
+            count, total, squares = (
+                (1 - z / 3) * windowed(side * values[0] ** n) + z / 3 * windowed(side * values[3] ** n)
+                for n in range(3)
+            )
+            with np.errstate(invalid="ignore", divide="ignore"):
+                mean = total / count
+                variance = squares / count - mean**2 + 0.05
+            log_densities.append(-0.5 * ((values[z] - mean) ** 2 / variance + np.log(variance)))
+        evidence = log_densities[0] - log_densities[1]
+        open_ = np.abs(log_odds(np.clip(without[z], 1e-7, 1 - 1e-7))) < 7.9
+        assert (np.abs(evidence[open_]) > 3).any()
+        assert (np.abs(evidence[open_]) < 3).sum() > 10
+        expected = log_odds(without[z][open_]) + 0.66 * np.clip(evidence[open_], -3, 3)
+        np.testing.assert_allclose(log_odds(found[z][open_]), expected, atol=0.02)

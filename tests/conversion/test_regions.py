@@ -301,3 +301,18 @@ def test_no_label_is_wrong_if_some_case_shows_how_objects_lie_to_each_other(case
         members = tuple(np.flatnonzero(truth[(slice(None), *voxel)]).tolist())
         label = labels[tuple(voxel)]
         assert (values.combinations[label - 1] if label else ()) == members
+
+
+def test_objects_that_share_much_of_the_smaller_one_may_overlap():
+    """B has 200 times the voxels of A, of which a fifth lies in B."""
+    counts = counted({((), ()): 50000, ((A,), ()): 80, ((A, B), ()): 20, ((B,), ()): 20000})
+    assert not Relations.of(count_pairs(counts, 2)).disjoint[A, B]
+    values = values_of_counts(counts, [10, 100])
+    assert values.determined(Status((A,), (B,))) == values.ignore
+
+
+def test_what_follows_and_does_not_follow_is_unknown():
+    """A is always in C, B never; where A and B are both drawn, nothing is known of C."""
+    counts = counted({((), ()): 5000, ((C,), ()): 500, ((A, C), ()): 400, ((B,), ()): 300, ((A, B), (C,)): 5})
+    values = values_of_counts(counts, [50, 60, 100])
+    assert values.determined(Status((A, B), (C,))) == values.ignore

@@ -136,3 +136,10 @@ def test_without_jitter_the_annotation_is_never_wrong(truth, every, drop, opened
 def test_numbers_out_of_range(numbers, message):
     with pytest.raises(InputError, match=message):
         Simulation(**numbers)
+
+
+def test_objects_are_drawn_independently():
+    masks = {"A": on_slices(*range(9)), "B": on_slices(*range(9))}
+    contours = Simulation(jitter_mm=1).draw(masks, grid(SHAPE), "ann")
+    first, second = (np.concatenate([one.points_mm for one in contours.of(name)]) for name in masks)
+    assert not np.isclose(first, second).all(axis=1).any()

@@ -331,3 +331,37 @@ def test_saved_and_read_back(tmp_path):
     np.testing.assert_array_equal(found.elsewhere, source.elsewhere)
     assert found.window == source.window
     assert found.partial_slices == source.partial_slices == (3,)
+
+
+def test_the_uncertainty_of_a_contour_stays_in_its_slice():
+    """Slices are 3 mm apart."""
+    one, _ = supervised(closed=[2], listed=range(5), contour_sigma_mm=3.5)
+    assert one.uncertain.any(axis=(1, 2)).tolist() == [False, False, True, False, False]
+
+
+def test_no_contour_is_added_where_one_is_drawn():
+    """Slice 3 is drawn, but not known to be complete; slice 1 is interpolated."""
+    _, source = supervised(closed=[0, 2, 3], listed=[0, 2, 4], between="gated")
+    drawn, added, partial = (source.contour_voxels[source.contour_voxels[:, 0] == k, 1:].tolist() for k in (0, 1, 3))
+    assert added
+    assert partial == drawn
+
+
+def test_beyond_the_window_an_interpolation_is_trusted_less_than_what_is_drawn():
+    placed = placed_ellipses({"A": {0: ((26, 20), (4, 5), True), 4: ((26, 20), (4, 5), True)}})
+    knowledge = slice_knowledge(drawn_slices(placed, "A"), LARGE_ZYX[0])
+    window = supervision_window(placed, "A")
+    mask = CroppedMask.of(rasterise(placed, "A"), window)
+    _, found = supervise(placed, "A", mask, knowledge, np.ones((1, *LARGE_ZYX)), between="gated")
+    source = RelevanceSource.of(placed, "A", contour_voxels(placed, "A"), knowledge, found, window)
+    confidence = source.confidence_map(LARGE_ZYX, LARGE_MM_ZYX, 2.0)
+    assert confidence[:, 0, 0].tolist() == [1, *[INTERPOLATED_CONFIDENCE] * 3, 1]
+
+
+def test_what_is_interpolated_is_not_written_into_the_mask():
+    placed = placed_ellipses({"A": {0: ((26, 20), (4, 5), True), 4: ((26, 20), (4, 5), True)}})
+    knowledge = slice_knowledge(drawn_slices(placed, "A"), LARGE_ZYX[0])
+    mask = CroppedMask.of(rasterise(placed, "A"), supervision_window(placed, "A"))
+    one, _ = supervise(placed, "A", mask, knowledge, np.ones((1, *LARGE_ZYX)), between="interpolate")
+    assert one.inside.values[2].any()
+    np.testing.assert_array_equal(mask, rasterise(placed, "A"))

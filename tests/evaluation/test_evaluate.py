@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import math
 import os
 import re
 import sys
@@ -543,3 +544,30 @@ def test_a_single_slice_along_any_axis_is_shown_in_its_plane(axis):
     assert view.classes.shape == (24, 28)  # the object, with four voxels around it or 24 in all
     assert view.aspect == pytest.approx(0.7 / 1.1)
     assert view.title == "a: bar\nDice 1.000, NSD 1.000, HD95 0.00075 mm"
+
+
+def test_absences_are_counted_by_side():
+    voxels = [(0, 0), (0, 5), (0, 7), (4, 0), (4, 4)]
+    run = Run(
+        tuple(
+            CaseScores(f"case_{i}", "", "", {"1": {"Dice": 0.0, "n_ref": n_ref, "n_pred": n_pred}})
+            for i, (n_ref, n_pred) in enumerate(voxels)
+        ),
+        {"1": "tumour"},
+        {},
+    )
+    assert run.counts("1") == {
+        "cases": 5,
+        "absent_in_both": 1,
+        "absent_in_reference_only": 2,
+        "absent_in_prediction_only": 1,
+        "undefined": 0,
+    }
+
+
+def test_the_interval_is_over_the_cases_in_which_the_metric_is_defined():
+    dice = (0.25, math.nan, 0.25)
+    cases = tuple(
+        CaseScores(f"case_{i}", "", "", {"1": {"Dice": d, "n_ref": 4, "n_pred": 4}}) for i, d in enumerate(dice)
+    )
+    assert Run(cases, {"1": "tumour"}, {}).interval("1", "Dice") == (0.25, 0.25)

@@ -188,3 +188,16 @@ def test_tolerances_by_name():
 def test_labels_that_cannot_be_scored(labels, words):
     with pytest.raises(InputError, match=words):
         ScoredLabels.from_dataset_json({"labels": labels}, "dataset.json")
+
+
+@pytest.mark.parametrize("beside", [(1, 3, 4), (3, 3, 4), (2, 2, 4), (2, 4, 4), (2, 3, 2), (2, 3, 8)])
+def test_ignored_voxel_on_any_side_of_the_bounding_box_counts(beside):
+    """The surface elements that touch it are left out, where prediction and reference differ too."""
+    ref, pred = np.zeros(SHAPE, int), np.zeros(SHAPE, int)
+    ref[2, 3, 3:6] = pred[2, 3, 3:8] = 1
+    ref[beside] = 2
+    found = score_label_maps(pred, ref, SPACING_MM, labels_of(a=1, ignore=2))["1"].surface
+    expected = surface_metrics(pred == 1, ref == 1, SPACING_MM, 1.0, scored=ref != 2)
+    assert [found.nsd, found.hd95_mm, found.assd_mm] == pytest.approx(
+        [expected.nsd, expected.hd95_mm, expected.assd_mm]
+    )

@@ -281,3 +281,13 @@ def test_settings_survive_json():
 def test_settings_that_make_no_sense_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         one_object(**values)
+
+
+@pytest.mark.parametrize(("search", "beside"), [("volume", 0.25), ("slice", 0)])
+def test_polylines_are_looked_for_where_the_settings_say(search, beside):
+    """The next slices are 3 mm away."""
+    line = PlacedContour("GTV", "GTV", False, 2, np.array([[-1.0, 2.0], [8.0, 2.0]]))
+    wanted = one_object(kernel="linear", sigma_mm=(4.0,), search=search)
+    (found,) = relevance_maps(None, [[line]], SPACING_MM, wanted, shape=SHAPE)
+    assert (found[2, :, 2] == 1).all()
+    assert found[[1, 3], :, 2] == pytest.approx(beside)

@@ -57,3 +57,10 @@ def test_bad_input_is_refused_as_on_the_processor():
 def test_the_relevance_does_not_import_torch():
     code = "import sys, nnunet_wsl.relevance; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_each_object_has_its_own_scales():
+    """Voxels 0 to 4 mm from the contour of both objects."""
+    wanted = RelevanceSettings(kernel="linear", sigma_mm=(2.0, 8.0), cutoff_mm=(1.5, 3.5))
+    found = relevance_maps_on_device(None, [[[0, 0]]] * 2, (1.0, 1.0), wanted, device="cpu", shape=(1, 5))
+    assert found[:, 0].tolist() == [[1, 0.5, 0, 0, 0], [1, 0.875, 0.75, 0.625, 0]]

@@ -105,3 +105,9 @@ def test_arguments_that_make_no_sense_are_refused(arguments, message):
     sensible = {"contours": [], "shape": SHAPE, "spacing_mm": SPACING_MM}
     with pytest.raises(ValueError, match=message):
         polyline_distance(**(sensible | arguments))
+
+
+def test_the_cut_off_itself_is_within():
+    line = PlacedContour("GTV", "GTV", False, 0, np.array([[0.0, 0.0], [3.0, 0.0]]))
+    found = polyline_distance([line], (4, 5), (0.5, 1.0), cutoff_mm=2.0)
+    np.testing.assert_array_equal(found, [[0, 1, 2, np.inf, np.inf]] * 4)

@@ -177,3 +177,16 @@ def test_masks_of_another_shape_than_the_image_are_refused():
     image = np.zeros((1, 4, 8))
     with pytest.raises(ValueError, match=r"mask 0 has shape \(4, 7\), but the image channels \(4, 8\)"):
         case_fingerprint(image, [mask], [boundary_voxels(mask)], (0.7, 1.1))
+
+
+def test_differences_across_are_those_within_three_voxels_in_the_slice():
+    """The contour is the first column of slice 0. Columns are 2 mm apart: the median of 10, 20 and 30.
+
+    What lies in the fourth column, and 1 mm away in the next slice, does not count.
+    """
+    image = np.full((1, 2, 6, 5), 1000.0)
+    image[0, 0] = [0, 10, 20, 30, 1000]
+    contour = np.zeros((2, 6, 5), bool)
+    contour[0, :, 0] = True
+    (found,) = case_fingerprint(image, None, [contour], (1.0, 1.0, 2.0)).objects
+    assert found.across == (20.0,)

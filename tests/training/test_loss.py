@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +183,54 @@ def test_downsampling_is_torchs_adaptive_pooling(factors, seed):
     relevance = torch.rand((2, 2, *fine), generator=torch.Generator().manual_seed(seed))
     pool = nn.functional.adaptive_avg_pool3d if len(fine) == 3 else nn.functional.adaptive_avg_pool2d
     torch.testing.assert_close(downsample_relevance(relevance, None, coarse)[0], pool(relevance, coarse))
+
+
+def test_less_than_one_voxels_worth_of_confidence_counts_less():
+    """Smooth L1 of 0.125 everywhere; two voxels of confidence 1/4 count as one of 1/2."""
+    nothing, confidence = torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 0.25)
+    assert relevance_sub_differences(nothing, nothing, confidence).item() == pytest.approx(0.5 * 0.125 / 2)
+
+
+def test_each_epoch_has_averages_of_its_own():
+    loss = CombinedLoss(SumLoss(), 1, lambda _mask: None)
+    for values in ((1.0, 3.0), (5.0,)):
+        for value in values:
+            target = [torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)]
+            loss([torch.full((1, 2, 2, 2), value), torch.zeros(1, 1, 2, 2)], target)
+        assert loss.take_averages()[1] == pytest.approx(8 * np.mean(values))
+
+
+def test_voxels_of_which_nothing_is_known_do_not_matter_to_coarser_ones():
+    relevance = torch.tensor([0.5, torch.nan, 0.2, 0.4]).reshape(1, 1, 1, 4)
+    confidence = torch.tensor([1.0, 0.0, 1.0, 1.0]).reshape(1, 1, 1, 4)
+    coarse, _ = downsample_relevance(relevance, confidence, (1, 2))
+    torch.testing.assert_close(coarse.flatten(), torch.tensor([0.5, 0.3]))
+
+
+@pytest.mark.parametrize("difference", list(VOXEL_DIFFERENCES.values()))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_differences_are_taken_in_single_precision(difference, dtype):
+    """Whatever the network computes in."""
+    logits, relevance = torch.linspace(-9, 9, 64).reshape(1, 1, 8, 8).to(dtype), torch.rand(1, 1, 8, 8)
+    found = relevance_sub_differences(logits, relevance, None, difference)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(
+        found, relevance_sub_differences(logits.float(), relevance, None, difference), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("smooth_l1", 0.125), ("squared_error", 0.25), ("cross_entropy", math.log(2))]
+)
+def test_the_first_difference_has_the_form_that_is_asked_for(name, expected):
+    """Predicted 0.5 where there is no relevance: the plain average, and nothing near a contour."""
+    loss = CombinedLoss(SumLoss(), 1, lambda _mask: None, voxel_difference=VOXEL_DIFFERENCES[name])
+    loss([torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 2, 2)], [torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)])
+    assert loss.take_averages()[0] == pytest.approx(expected / 2)
+
+
+def test_averages_keep_no_graph():
+    loss = CombinedLoss(SumLoss(), 1, lambda _mask: None)
+    output = [torch.zeros(1, 2, 2, 2, requires_grad=True), torch.zeros(1, 1, 2, 2, requires_grad=True)]
+    assert loss(output, [torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)]).requires_grad
+    assert loss.take_averages().shape == (3,)

@@ -135,3 +135,11 @@ def test_compiled_network_behaves_like_the_plain_one():
     # nnU-Net saves and loads through the original module.
     assert compiled._orig_mod.state_dict().keys() == plain_unet().state_dict().keys()
     compiled._orig_mod.load_state_dict(plain_unet().state_dict())
+
+
+def test_states_hold_no_more_than_their_numbers():
+    network = plain_unet()
+    head = RelevanceHead(network, R)
+    for state in (network.state_dict(), head.state_dict()):
+        for name, value in state.items():
+            assert value.untyped_storage().nbytes() == value.nbytes, name
