@@ -333,8 +333,8 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         if tuple(head["objects"]) != self.relevance_objects:
             raise InputError(
                 f"Checkpoint {filename_or_checkpoint} has relevance maps of {', '.join(head['objects'])}; this "
-                f"training has {', '.join(self.relevance_objects)}. If the dataset was converted anew, train from the start, "
-                "without --c; else go on with the trainer that wrote the checkpoint."
+                f"training has {', '.join(self.relevance_objects)}. If the dataset was converted anew, train from the "
+                "start, without --c; else go on with the trainer that wrote the checkpoint."
             )
         super().load_checkpoint(filename_or_checkpoint)
         assert self.relevance_head is not None
