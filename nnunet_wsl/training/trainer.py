@@ -51,19 +51,14 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     """Whether to train with one relevance map, the maximum over the objects, instead of one per object."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Refuse what would end in the middle of a training.
+        """Refuse a form of the first difference that there is not.
 
         Raises
         ------
         TypeError
-            If the mixin comes after the trainer that it is mixed into, or the first difference has no such form.
+            If `voxel_difference` is none of the known ones.
         """
         super().__init_subclass__(**options)
-        trainers = [base for base in cls.__mro__ if issubclass(base, nnUNetTrainer)]
-        if not issubclass(trainers[1], RelevanceSupervision):
-            raise TypeError(
-                f"RelevanceSupervision comes first: class {cls.__name__}(RelevanceSupervision, {trainers[1].__name__})."
-            )
         if cls.voxel_difference not in VOXEL_DIFFERENCES:
             raise TypeError(
                 f"{cls.__name__}.voxel_difference is {cls.voxel_difference!r}; expected "

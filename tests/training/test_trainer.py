@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_wsl.training.trainer import RelevanceSupervision, WSLTrainer
@@ -25,11 +24,6 @@ def test_known_voxels(labels, order, segmentation, known):
     trainer = SimpleNamespace(label_manager=LabelManager(labels, order))
     found = RelevanceSupervision._known_voxels(trainer, torch.tensor(segmentation)[None, :, None])
     assert (found if found is None else found.flatten().tolist()) == known
-
-
-def test_the_mixin_comes_first():
-    with pytest.raises(TypeError, match=r"class Wrong\(RelevanceSupervision, nnUNetTrainerDA5\)"):
-        type("Wrong", (nnUNetTrainerDA5, RelevanceSupervision), {})
 
 
 def test_a_form_of_the_first_difference_that_is_none():
