@@ -62,6 +62,8 @@ class MaskCase:
         Size of a pixel of 2D images, whose files do not tell it.
     ignored : int, optional
         Value of what was not annotated.
+    knows_slices : bool
+        Whether slices without a contour are not taken for annotated ones.
     """
 
     name: str
@@ -74,6 +76,7 @@ class MaskCase:
     num_channels: int
     spacing_mm_xy: tuple[float, float]
     ignored: int | None
+    knows_slices: bool
 
     def read(self) -> CaseContent:
         """Read the image and draw contours around the objects."""
@@ -112,8 +115,15 @@ class MaskCase:
     def _check_ignored(self, label_map: npt.NDArray[Any]) -> None:
         if self.ignored is None:
             return
+        ignored = (label_map == self.ignored).any(axis=(1, 2))
+        if ignored.any() and not self.knows_slices:
+            raise InputError(
+                f"Case '{self.name}': '{self.labels}' has voxels of the label 'ignore' (value {self.ignored}), which "
+                "would count as background. Say which slices are fully annotated, with --annotated contoured or a "
+                "file, or correct dataset.json."
+            )
         drawn = np.isin(label_map, [value for values in self.values.values() for value in values])
-        both = drawn.any(axis=(1, 2)) & (label_map == self.ignored).any(axis=(1, 2))
+        both = ignored & drawn.any(axis=(1, 2))
         if both.any():
             raise InputError(
                 f"Case '{self.name}': slice {np.flatnonzero(both)[0]} of '{self.labels}' has objects and ignored "
@@ -224,12 +234,6 @@ def convert_masks(
     settings = settings or ConversionSettings()
     if label_values:
         _check_values(label_values)
-    ignored = _ignored(described, values)
-    if ignored is not None and settings.annotated in ("auto", "all"):
-        raise InputError(
-            f"The label maps have the label 'ignore' (value {ignored}), which would count as background. Say which "
-            "slices are fully annotated, with --annotated contoured or a file, or correct dataset.json."
-        )
     image_names = _channels(described) if not channels or target_channels(described) else None
     if channels and image_names and len(channels) > len(image_names):
         raise InputError(
@@ -252,7 +256,7 @@ def convert_masks(
     cases = [
         MaskCase(
             case, paths, labels_path, values, bool(label_values), simulation, plane, len(channels), spacing_mm_xy,
-            ignored,
+            _ignored(described, values), settings.annotated not in ("auto", "all"),
         )
         for case, (paths, labels_path) in found.items()
     ]  # fmt: skip

@@ -133,7 +133,7 @@ def test_what_was_ignored_is_no_background(source, raw):
     labels[[0, 4]] = 3
     for case in ("ann", "bob"):
         write_volume(source / "labelsTr" / f"{case}.nii.gz", labels, grid())
-    with pytest.raises(InputError, match=r"have the label 'ignore' \(value 3\), which would count as background"):
+    with pytest.raises(InputError, match=r"has voxels of the label 'ignore' \(value 3\), which would count as backg"):
         convert(source, label_values={"organ": 1})
     settings = ConversionSettings(annotated="contoured", between="ignore")
     target = convert(source, label_values={"organ": 1}, settings=settings)
