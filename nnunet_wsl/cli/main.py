@@ -14,7 +14,7 @@ import signal
 import sys
 from _thread import interrupt_main
 from collections.abc import Callable, Sequence
-from threading import Timer
+from threading import Timer, main_thread
 from types import ModuleType
 from typing import TextIO
 
@@ -73,17 +73,17 @@ def exit_code(run: Callable[[], int]) -> int:
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
     # Who kills a process, closes its terminal or ends a job on a cluster means what Ctrl-C means: clean up, and let no
     # worker go on.
+    handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}
     # Python drops an exception of a hook that runs when a process is forked, and such like: then it is raised again.
-    former_hook = sys.unraisablehook
+    former_hook, again = sys.unraisablehook, Timer(0.1, _interrupt_main_thread, [*handlers, signal.SIGINT][:1])
 
     def interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
-        if unraisable.exc_type is KeyboardInterrupt:
-            Timer(0.1, interrupt_main, (signal.SIGTERM,)).start()
+        if unraisable.exc_type is KeyboardInterrupt and not again.is_alive():
+            again.start()
         else:
             former_hook(unraisable)
 
     sys.unraisablehook = interrupt_again
-    handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}
     try:
         code = run()
         sys.stdout.flush()  # or a pipe that is closed would be noticed too late
@@ -106,9 +106,18 @@ def exit_code(run: Callable[[], int]) -> int:
     else:
         return code
     finally:
+        again.cancel()
         sys.unraisablehook = former_hook
         for one, handler in handlers.items():
             signal.signal(one, handler)
+
+
+def _interrupt_main_thread(one: signal.Signals) -> None:
+    """Send a signal to the main thread, which may be waiting for something."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main_thread().ident or 0, one)
+    else:  # Windows
+        interrupt_main(one)
 
 
 def _is_ignored(one: signal.Signals) -> bool:

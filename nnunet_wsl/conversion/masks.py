@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -62,8 +63,8 @@ class MaskCase:
         Size of a pixel of 2D images, whose files do not tell it.
     ignored : int, optional
         Value of what was not annotated.
-    knows_slices : bool
-        Whether slices without a contour are not taken for annotated ones.
+    may_ignore : bool
+        Whether nothing is taken to be known but the slices with contours.
     """
 
     name: str
@@ -76,7 +77,7 @@ class MaskCase:
     num_channels: int
     spacing_mm_xy: tuple[float, float]
     ignored: int | None
-    knows_slices: bool
+    may_ignore: bool
 
     def read(self) -> CaseContent:
         """Read the image and draw contours around the objects."""
@@ -92,7 +93,8 @@ class MaskCase:
             raise InputError(
                 f"Case '{self.name}': {counted(len(channels), 'channel')} in '{self.images[0]}'"
                 f"{' and on' if len(self.images) > 1 else ''}; expected {self.num_channels}, as many as have names. "
-                "Save all images with colours, or all in grey, or correct the names in dataset.json or --channel."
+                "Give all images the same channels, red, green and blue or grey, or correct the names in dataset.json "
+                "or those of --channel."
             )
         if not np.array_equal(label_map, np.rint(label_map)):
             raise InputError(f"Case '{self.name}': '{self.labels}' holds fractions; expected whole label values.")
@@ -116,11 +118,11 @@ class MaskCase:
         if self.ignored is None:
             return
         ignored = (label_map == self.ignored).any(axis=(1, 2))
-        if ignored.any() and not self.knows_slices:
+        if ignored.any() and not self.may_ignore:
             raise InputError(
                 f"Case '{self.name}': '{self.labels}' has voxels of the label 'ignore' (value {self.ignored}), which "
-                "would count as background. Say which slices are fully annotated, with --annotated contoured or a "
-                "file, or correct dataset.json."
+                "would count as background. Pass --annotated contoured, and not --missing absent, or correct "
+                "dataset.json."
             )
         drawn = np.isin(label_map, [value for values in self.values.values() for value in values])
         both = ignored & drawn.any(axis=(1, 2))
@@ -143,7 +145,7 @@ class MaskCase:
         if not is_picture(path):
             volume, grid = _read(path)
             return volume[None], grid
-        pixels = read_picture(path)
+        pixels = read_picture(path, as_stored=True)
         return pixels[:, None], picture_grid((pixels.shape[2], pixels.shape[1]), self.spacing_mm_xy)
 
 
@@ -253,10 +255,12 @@ def convert_masks(
         raise InputError(f"--spacing-mm is for 2D images; those in '*{ending}' tell their spacing. Leave it out.")
     spacing_mm_xy = check_spacing(spacing_mm or (1.0,))
     found = _find_images(image_folder, label_folder, ending, len(channels))
+    is_contoured = settings.annotated == "contoured" and settings.annotated_file is None
+    may_ignore = is_contoured and settings.missing != "absent"
     cases = [
         MaskCase(
             case, paths, labels_path, values, bool(label_values), simulation, plane, len(channels), spacing_mm_xy,
-            _ignored(described, values), settings.annotated not in ("auto", "all"),
+            _ignored(described, values), may_ignore,
         )
         for case, (paths, labels_path) in found.items()
     ]  # fmt: skip
@@ -408,15 +412,18 @@ def _find_images(
         names = {path.name.removesuffix(ending) for path in label_maps}
         label_maps = [path for path in label_maps if not _is_image(path.name.removesuffix(ending), names)]
     if not label_maps:
-        raise InputError(f"No label map '*{ending}' in '{label_folder}'. Give the folder of the label maps.")
+        raise InputError(
+            f"No label map '*{ending}' in '{label_folder}'. Give the folder of the label maps; other files than "
+            f"{FILE_ENDING} need a dataset.json that has their file_ending."
+        )
     found = {}
     problems = []
     used: set[str] = {path.name for path in label_maps} if one_folder else set()
     for path in label_maps:
         case = path.name.removesuffix(ending)
         images = tuple(image_folder / f"{case}_{channel:04d}{ending}" for channel in range(num_channels))
-        if is_picture(path) and not any(os.path.lexists(image) for image in images[1:]):
-            images = images[:1]  # with colours, if there are channels for them
+        if is_picture(path):  # one may have three channels
+            images = tuple(takewhile(os.path.lexists, images)) or images[:1]
         plain = image_folder / path.name
         if len(images) == 1 and not os.path.lexists(images[0]) and plain.is_file() and not one_folder:
             images = (plain,)

@@ -86,13 +86,15 @@ def read_header(path: Path) -> PictureHeader:
         return PictureHeader(image.size[::-1] if turned else image.size, num_channels)
 
 
-def read_picture(path: Path) -> npt.NDArray[Any]:
+def read_picture(path: Path, *, as_stored: bool = False) -> npt.NDArray[Any]:
     """Read the pixels of a 2D image, turned as the file asks for, as annotation tools show it.
 
     Parameters
     ----------
     path : Path
         PNG, JPEG, TIFF or BMP; grey, RGB or with a palette; an opaque alpha channel is dropped.
+    as_stored : bool
+        Refuse a file that asks for being turned: a label map beside it, read as it is stored, would not fit.
 
     Returns
     -------
@@ -105,6 +107,10 @@ def read_picture(path: Path) -> npt.NDArray[Any]:
         If the file cannot be read, has several pages or other colours, or is transparent in parts.
     """
     with _opened(path) as image:
+        if as_stored and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            raise InputError(
+                f"Image '{path}' is stored turned by its orientation. Save it, and its label map, upright."
+            )
         turned = ImageOps.exif_transpose(image)
         mode = _mode(turned, path)
         pixels = np.asarray(turned if mode == turned.mode else turned.convert(mode))

@@ -45,7 +45,7 @@ class _StructureSet:
     other_patient: bool
     """Whether it carries another Patient ID than its series."""
     other_images: bool
-    """Whether its contours name images of the source, and none of its series."""
+    """Whether its header names its series, and its contours other images of the source only."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,8 @@ def _find_structure_sets(
         missing = len(named - there) if known else 0
         own = summary.rtstruct.patient_id
         other_patient = bool(own and series.patient_ids) and own not in series.patient_ids
-        other_images = drawn_on.isdisjoint(own_images) and not drawn_on.isdisjoint(there)
+        is_named = series.uid in summary.rtstruct.referenced_series_uids
+        other_images = is_named and drawn_on.isdisjoint(own_images) and not drawn_on.isdisjoint(there)
         return _StructureSet(
             summary.path, summary.num_contours, series, len(named), missing, other_patient, other_images
         )

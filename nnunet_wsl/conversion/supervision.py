@@ -25,6 +25,8 @@ from nnunet_wsl.relevance import boundary_voxels, nearest_contour, polyline_dist
 Between = Literal["ignore", "gated", "interpolate"]
 """Slices between known ones: nothing is supervised; what the interpolation is sure of; or all of it."""
 
+_AS_NEAR_VOX = 1e-5  # two voxels are as near to a point, but for rounding
+
 
 @dataclass(frozen=True, eq=False)
 class ObjectSupervision:
@@ -288,8 +290,8 @@ def _open_ends(placed: PlacedContours, name: str, voxels: npt.NDArray[np.int32])
         for contour in contours:
             if len(on_slice) and not contour.closed:
                 for point_yx in contour.points_yx_vox[[0, -1]]:
-                    apart = ((voxels[on_slice, 1:] - point_yx) ** 2).sum(axis=1)
-                    ends[on_slice[apart.argmin()]] = True
+                    apart = np.linalg.norm(voxels[on_slice, 1:] - point_yx, axis=1)
+                    ends[on_slice[apart <= apart.min() + _AS_NEAR_VOX]] = True  # two, where it ends between voxels
     return ends
 
 

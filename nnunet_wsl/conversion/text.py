@@ -341,16 +341,18 @@ def _find_patients(
                 tuple(contour for contour in contours if contour_folder in contour.file.parents),
             )
         )
-    for one, other in combinations(patients, 2):
-        for column, first, second in (
-            (IMAGES_COLUMN, one.folder, other.folder),
-            (CONTOURS_COLUMN, one.contour_folder, other.contour_folder),
-        ):
-            if first == second or first in second.parents or second in first.parents:
-                problems.append(
-                    f"'{LINK_FILE}' names, in the column {column}, for two patients '{first}' and '{second}', which "
-                    "have files in common; expected a folder for every patient. Correct it."
-                )
+    for column, folders in (
+        (IMAGES_COLUMN, [patient.folder for patient in patients]),
+        (CONTOURS_COLUMN, [patient.contour_folder for patient in patients]),
+    ):
+        counts = Counter(folders)
+        shared = [(folder, folder) for folder, count in counts.items() if count > 1]
+        shared += [(parent, folder) for folder in counts for parent in folder.parents if parent in counts]
+        problems += [
+            f"'{LINK_FILE}' names, in the column {column}, for two patients '{first}' and '{second}', which have files "
+            "in common; expected a folder for every patient. Correct it."
+            for first, second in shared
+        ]
     claimed = {contour.file for patient in patients for contour in patient.contours}
     if not problems and (unlisted := Counter(c.file.parent for c in contours if c.file not in claimed)):
         problems += [

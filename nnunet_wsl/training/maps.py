@@ -95,9 +95,10 @@ def open_maps(path: Path) -> Any:
 
 
 def is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    """Return whether a file holds compact maps of a shape; not so what a copy or a crash of the machine cut off."""
+    """Return whether a file holds compact maps of a shape; one that was cut off does not."""
     try:
-        return tuple(open_maps(path).shape) == shape
+        maps = open_maps(path)
+        return isinstance(maps, blosc2.NDArray) and maps.dtype == np.uint8 and tuple(maps.shape) == shape
     except (OSError, RuntimeError, ValueError):
         return False
 

@@ -50,21 +50,6 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
     fuse_objects: ClassVar[bool] = False
     """Whether to train with one relevance map, the maximum over the objects, instead of one per object."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Refuse a form of the first difference that there is not.
-
-        Raises
-        ------
-        TypeError
-            If `voxel_difference` is none of the known ones.
-        """
-        super().__init_subclass__(**options)
-        if cls.voxel_difference not in VOXEL_DIFFERENCES:
-            raise TypeError(
-                f"{cls.__name__}.voxel_difference is {cls.voxel_difference!r}; expected "
-                f"{', '.join(map(repr, VOXEL_DIFFERENCES))}."
-            )
-
     def __init__(
         self,
         plans: dict[str, Any],
@@ -76,7 +61,17 @@ class RelevanceSupervision(nnUNetTrainer):  # type: ignore[misc]
         """Set up as nnU-Net does, for the image channels only.
 
         The parameters are nnU-Net's and must keep their names.
+
+        Raises
+        ------
+        InputError
+            If the dataset has no relevance channels, or `voxel_difference` is none of the known ones.
         """
+        if self.voxel_difference not in VOXEL_DIFFERENCES:
+            raise InputError(
+                f"{type(self).__name__}.voxel_difference is {self.voxel_difference!r}; expected "
+                f"{' or '.join(map(repr, VOXEL_DIFFERENCES))}. Correct it."
+            )
         self.relevance_channels = RelevanceChannels.from_dataset_json(dataset_json, plans["dataset_name"])
         super().__init__(
             self.relevance_channels.image_plans(plans),

@@ -88,9 +88,12 @@ def run():
 
 sys.exit(exit_code(run))
 """
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
     former = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
-    signal.signal(signal.SIGTERM, former)
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=25)
+    finally:
+        signal.signal(signal.SIGTERM, former)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 

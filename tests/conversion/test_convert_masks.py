@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_relevance_of_an_earlier_conversion_is_no_image(source, raw, caplog):
             *folders,
             label_values={"tumour": 2},
             channels=channels,
-            settings=ConversionSettings(annotated="contoured", missing="absent"),
+            settings=ConversionSettings(annotated="contoured", missing="unknown"),
             overwrite=True,
         )
         names = json.loads((target / "dataset.json").read_text())["channel_names"]
@@ -140,6 +141,11 @@ def test_what_was_ignored_is_no_background(source, raw):
     expected = labels.copy()
     expected[[0, 4]] = 2
     np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), expected)
+    listed = source / "annotated.json"
+    listed.write_text(json.dumps({"ann": {"organ": "0-4"}}))
+    for wrong in ({"missing": "absent"}, {"annotated_file": listed}):
+        with pytest.raises(InputError, match="Pass --annotated contoured, and not --missing absent"):
+            convert(source, label_values={"organ": 1}, settings=replace(settings, **wrong), overwrite=True)
     labels[2, 0, 0] = 3
     write_volume(source / "labelsTr" / "bob.nii.gz", labels, grid())
     with pytest.raises(InputError) as caught:
@@ -645,14 +651,29 @@ def test_2d_images_that_do_not_fit(tmp_path, raw):
     with pytest.raises(InputError) as caught:
         convert(source)
     assert caught.value.problems == (
-        f"Case 'ann': 1 channel in '{grey}'; expected 3, as many as have names. Save all images with colours, or all "
-        "in grey, or correct the names in dataset.json or --channel.",
+        f"Case 'ann': 1 channel in '{grey}'; expected 3, as many as have names. Give all images the same channels, "
+        "red, green and blue or grey, or correct the names in dataset.json or those of --channel.",
         f"Case 'bob': '{coloured}' has colours; expected label values, in grey. Save it so.",
     )
     assert not list(raw.iterdir())
-    Image.open(source / "imagesTr" / "bob_0000.png").convert("L").save(source / "imagesTr" / "bob_0001.png")
-    with pytest.raises(InputError, match=r"there is no image 'bob_0002\.png'"):
+    second = source / "imagesTr" / "bob_0001.png"
+    Image.open(source / "imagesTr" / "bob_0000.png").convert("L").save(second)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # half a turn
+    Image.open(grey).convert("RGB").save(grey, exif=exif)
+    Image.open(coloured).convert("L").save(coloured)
+    turned, too_many = problems_of_conversion(source)
+    assert turned == f"Image '{grey}' is stored turned by its orientation. Save it, and its label map, upright."
+    assert too_many.startswith("Case 'bob': 4 channels in ")
+    second.unlink()
+    second.with_name("bob_0000.png").unlink()
+    assert problems_of_conversion(source)[0].startswith("Case 'bob': there is no image 'bob_0000.png'")
+
+
+def problems_of_conversion(source):
+    with pytest.raises(InputError) as caught:
         convert(source)
+    return caught.value.problems
 
 
 def test_a_2d_image_has_one_plane_and_a_volume_its_spacing(tmp_path, source, raw, capsys):

@@ -365,3 +365,14 @@ def test_what_is_interpolated_is_not_written_into_the_mask():
     one, _ = supervise(placed, "A", mask, knowledge, np.ones((1, *LARGE_ZYX)), between="interpolate")
     assert one.inside.values[2].any()
     np.testing.assert_array_equal(mask, rasterise(placed, "A"))
+
+
+def test_an_open_contour_between_two_columns_ends_in_both():
+    """At x = 2.5, from y = 1 to y = 5."""
+    line = Contour("A", grid().to_mm([(2.5, y, 2) for y in (1, 5)]), closed=False)
+    placed = place(ContourSet(["A"], [line]), grid(), case="ann")
+    voxels = contour_voxels(placed, "A")
+    assert voxels.tolist() == [[2, y, x] for y in range(1, 6) for x in (2, 3)]
+    knowledge = slice_knowledge(drawn_slices(placed, "A"), SHAPE_ZYX[0], "auto", [2])
+    source = RelevanceSource.of(placed, "A", voxels, knowledge, None, supervision_window(placed, "A"))
+    assert voxels[source.ends].tolist() == [[2, y, x] for y in (1, 5) for x in (2, 3)]

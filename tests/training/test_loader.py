@@ -4,6 +4,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import blosc2
 import numpy as np
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_a_full_disk_is_named(tmp_path):
     assert not list((tmp_path / "plans_target_maps").iterdir())
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut off", "of other maps"])
+@pytest.mark.parametrize("damage", ["empty", "cut off", "of other maps", "of floats"])
 def test_a_compact_file_that_is_damaged_is_written_again(tmp_path, damage):
     """Though it has the time of the preprocessed case."""
     write_cases(tmp_path / "plans", nnUNetDatasetNumpy, cases=1)
@@ -102,6 +103,10 @@ def test_a_compact_file_that_is_damaged_is_written_again(tmp_path, damage):
     modified = path.stat().st_mtime_ns
     if damage == "of other maps":
         write_maps(case_data(5), C + 1, path, modified)
+    elif damage == "of floats":
+        path.unlink()
+        blosc2.asarray(expected.astype(np.float32), urlpath=str(path))
+        os.utime(path, ns=(modified, modified))
     else:
         content = path.read_bytes()[: 0 if damage == "empty" else path.stat().st_size // 2]
         path.unlink()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_wsl.errors import InputError
 from nnunet_wsl.training.trainer import RelevanceSupervision, WSLTrainer
 
 
@@ -27,5 +28,6 @@ def test_known_voxels(labels, order, segmentation, known):
 
 
 def test_a_form_of_the_first_difference_that_is_none():
-    with pytest.raises(TypeError, match=r"Wrong\.voxel_difference is 'l2'; expected 'smooth_l1', "):
-        type("Wrong", (WSLTrainer,), {"voxel_difference": "l2"})
+    wrong = type("Wrong", (WSLTrainer,), {"voxel_difference": "l2"})
+    with pytest.raises(InputError, match=r"Wrong\.voxel_difference is 'l2'; expected 'smooth_l1' or "):
+        wrong({}, "2d", 0, {})
