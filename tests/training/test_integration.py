@@ -354,7 +354,7 @@ def test_a_checkpoint_of_other_objects_is_not_resumed(tiny, nnunet):
     content = json.loads(dataset_json.read_text())
     content["wsl"]["relevance_channels"] = {"1": "core", "2": "whole"}  # converted anew, in another order
     dataset_json.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="relevance maps of whole, core; the dataset has core, whole"):
+    with pytest.raises(InputError, match="relevance maps of whole, core; this training has core, whole"):
         nnunet("train", 801, "2d", 0, "-tr", "TinyWSL", "-device", "cpu", "--val")
 
 
