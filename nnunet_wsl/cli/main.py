@@ -74,12 +74,15 @@ def exit_code(run: Callable[[], int]) -> int:
     # Who kills a process, closes its terminal or ends a job on a cluster means what Ctrl-C means: clean up, and let no
     # worker go on.
     handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}
-    # Python drops an exception of a hook that runs when a process is forked, and such like: then it is raised again.
-    former_hook, again = sys.unraisablehook, Timer(0.1, _interrupt_main_thread, [*handlers, signal.SIGINT][:1])
+    # Python drops an exception of a hook that runs when a process is forked, and such like: then it is raised again,
+    # by any signal that is not ignored.
+    handled = next(iter(handlers), signal.SIGINT)
+    former_hook, retries = sys.unraisablehook, list[Timer]()
 
     def interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
-        if unraisable.exc_type is KeyboardInterrupt and not again.is_alive():
-            again.start()
+        if unraisable.exc_type is KeyboardInterrupt:
+            retries.append(Timer(0.1, _interrupt_main_thread, [handled]))
+            retries[-1].start()
         else:
             former_hook(unraisable)
 
@@ -106,8 +109,9 @@ def exit_code(run: Callable[[], int]) -> int:
     else:
         return code
     finally:
-        again.cancel()
         sys.unraisablehook = former_hook
+        for retry in retries:
+            retry.cancel()
         for one, handler in handlers.items():
             signal.signal(one, handler)
 

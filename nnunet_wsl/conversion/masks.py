@@ -255,8 +255,8 @@ def convert_masks(
         raise InputError(f"--spacing-mm is for 2D images; those in '*{ending}' tell their spacing. Leave it out.")
     spacing_mm_xy = check_spacing(spacing_mm or (1.0,))
     found = _find_images(image_folder, label_folder, ending, len(channels))
-    is_contoured = settings.annotated == "contoured" and settings.annotated_file is None
-    may_ignore = is_contoured and settings.missing != "absent"
+    only_contoured = settings.annotated == "contoured" and settings.annotated_file is None
+    may_ignore = only_contoured and settings.missing != "absent"
     cases = [
         MaskCase(
             case, paths, labels_path, values, bool(label_values), simulation, plane, len(channels), spacing_mm_xy,
