@@ -323,6 +323,8 @@ def _read(path: Path) -> sitk.Image:
             reason = "there is no such file"
         elif isinstance(error, OSError):
             reason = str(error)
+        elif "orthonormal" in str(error):
+            reason = "its axes are not at right angles; resample it"
         else:
             reason = "it is no image of a known format, or damaged"
         raise InputError(f"{path}: cannot be read: {reason}.") from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_mapping
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -173,7 +174,25 @@ def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifie
             f"Dataset {folder.name} was planned, but not preprocessed for {configuration}: there is no {data}. Run: "
             f"nnUNetv2_preprocess -d {dataset} -plans_name {plans_identifier} -c {configuration}"
         )
+    _check_cases(data)
     return dataset_json, data
+
+
+def _check_cases(data: Path) -> None:
+    """Check that a folder holds preprocessed cases of one format, and nothing that nnU-Net would take for another."""
+    files = [path.name for path in sorted(data.iterdir()) if path.is_file() and path.suffix not in (".pkl", ".npy")]
+    formats = {name.rpartition(".")[2] for name in files}
+    if not files:
+        raise InputError(f"{data} has no preprocessed case. Preprocess again.")
+    if strange := [name for name in files if name.rpartition(".")[2] not in file_ending_dataset_mapping]:
+        raise InputError(
+            f"{data} has {counted(len(strange), 'file')} that nnU-Net did not write, such as '{strange[0]}'. Move "
+            "them away: nnU-Net tells by the files' endings what it reads."
+        )
+    if len(formats) > 1:
+        raise InputError(
+            f"{data} has cases of several formats ({', '.join(sorted(formats))}). Remove it and preprocess again."
+        )
 
 
 def _check_trained(dataset: str, trainer: str, plans_identifier: str, configuration: str, fold: str) -> None:

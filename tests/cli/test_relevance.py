@@ -234,6 +234,17 @@ def test_a_sheared_image_is_refused(labels, tmp_path, capsys, contours):
     assert not out.exists()
 
 
+def test_a_sheared_nifti_file_is_not_said_to_be_damaged(labels, tmp_path, capsys):
+    path = tmp_path / "image.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(path))
+    header = bytearray(path.read_bytes())
+    header[252:256] = np.array([0, 1], np.int16).tobytes()  # the place is in srow_x to srow_z, in no quaternion
+    header[280:328] = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32).tobytes()
+    path.write_bytes(header)
+    assert main(["relevance", str(path), str(path), "-o", str(tmp_path / "map.nii.gz")]) == 2
+    assert "image.nii: cannot be read: its axes are not at right angles; resample it." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[1:]])
 @pytest.mark.parametrize("which", ["image", "labels"])
 def test_an_image_that_lies_nowhere_is_refused(tmp_path, capsys, shape, which):

@@ -201,6 +201,27 @@ def test_planned_but_not_preprocessed(preprocessed):
     check_training(**GOOD | {"configuration": "2d"})
 
 
+@pytest.mark.parametrize(
+    ("kept", "added", "expected"),
+    [
+        ("", ".gitkeep", "has 1 file that nnU-Net did not write, such as '.gitkeep'."),
+        ("", "", "has no preprocessed case."),
+        ("*", "notes.txt", "has 1 file that nnU-Net did not write, such as 'notes.txt'."),
+        ("*", "old.npz", "has cases of several formats (b2nd, npz)."),
+    ],
+)
+def test_a_folder_of_cases_with_other_files(preprocessed, kept, added, expected):
+    """Which nnU-Net would end in an assertion on."""
+    folder = preprocessed / "nnUNetPlans_3d_fullres"
+    if not kept:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    if added:
+        (folder / added).touch()
+    (problem,) = problems_of()
+    assert f"{folder} {expected}" in problem
+
+
 @pytest.mark.parametrize("name", ["dataset.json", "nnUNetPlans.json"])
 def test_a_damaged_file_is_named(preprocessed, name):
     (preprocessed / name).write_text("{")
