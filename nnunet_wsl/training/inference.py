@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from torch import nn
@@ -25,6 +28,8 @@ from nnunet_wsl.errors import InputError, counted, described, last_line
 from nnunet_wsl.files import check_complete, is_text, name_problems, replacing
 from nnunet_wsl.training.checkpoints import read_checkpoint, relevance_head_of
 from nnunet_wsl.training.network import RelevanceHead
+
+_LOG = logging.getLogger(__name__)
 
 # nnU-Net's readers whose arrays can be laid back on the grid of the file.
 _READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO")
@@ -103,7 +108,9 @@ class RelevancePredictor:
             )
         self.objects: tuple[str, ...] = tuple(heads[0]["objects"])
         self._weights_of_heads = [head["weights"] for head in heads]
-        self._predictor = nnUNetPredictor(device=device, allow_tqdm=False)
+        self._predictor = nnUNetPredictor(
+            device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False
+        )
         try:
             self._predictor.initialize_from_trained_model_folder(str(model), tuple(names), checkpoint)
         except Exception as error:  # nnU-Net raises whatever it meets
@@ -160,7 +167,7 @@ class RelevancePredictor:
         return len(self._predictor.dataset_json["channel_names"])
 
     def read(self, images: Sequence[Path]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Read the images of one case as nnU-Net does, after checking that they are whole.
+        """Read the images of one case as nnU-Net does, after checking that they are whole, and what they hold.
 
         Parameters
         ----------
@@ -177,20 +184,47 @@ class RelevancePredictor:
         Raises
         ------
         InputError
-            If the images cannot be read, or do not fit together.
+            If the images cannot be read, or do not fit together or the model.
         """
+        names = ", ".join(f"'{path}'" for path in images)
         try:
             for path in images:
                 check_complete(path)
             reader = self._predictor.plans_manager.image_reader_writer_class()
             image, properties = reader.read_images(list(map(str, images)))
         except Exception as error:  # nnU-Net's readers pass on whatever their libraries raise
-            names = ", ".join(f"'{path}'" for path in images)
             raise InputError(
-                f"{names} cannot be read as the channels of one image ({described(error)}). Check that they are whole "
-                "and of one shape."
+                f"{names} cannot be read as the channels of one image ({described(error)}). Check that they are whole, "
+                "and of one shape and spacing."
             ) from error
+        if problems := self._image_problems(image, properties):
+            raise InputError(f"{names}: {problem}" for problem in problems)
         return image, properties
+
+    def _image_problems(self, image: NDArray[Any], properties: dict[str, Any]) -> list[str]:
+        """Say what nnU-Net would end in an error on, or in maps that mean nothing."""
+        if len(image) != self.num_image_channels:
+            return [
+                f"has {counted(len(image), 'channel')}; the model wants {self.num_image_channels}. Give images as it was "
+                "trained on."
+            ]
+        problems = []
+        if num_voxels := image.size - np.count_nonzero(np.isfinite(image)):
+            problems.append(
+                f"has {counted(num_voxels, 'voxel')} that {'is' if num_voxels == 1 else 'are'} no finite number; "
+                "normalised, the whole image would be none. Replace them."
+            )
+        plans, configuration = self._predictor.plans_manager, self._predictor.configuration_manager
+        order = plans.transpose_forward
+        shape, spacing_mm = ([values[axis] for axis in order] for values in (image.shape[1:], properties["spacing"]))
+        planned_mm = [*spacing_mm[: len(shape) - len(configuration.spacing)], *configuration.spacing]
+        resampled = compute_new_shape(shape, spacing_mm, planned_mm)
+        if 0 in resampled:
+            problems.append(
+                f"of {' x '.join(map(str, shape))} voxels of {_joined(spacing_mm)} mm, nothing is left at the "
+                f"{_joined(planned_mm)} mm of the model. Give images as large as those that it was trained on."
+            )
+        return problems
 
     def predict(self, images: Sequence[Path]) -> NDArray[np.float32]:
         """Predict the relevance maps of one case.
@@ -208,7 +242,7 @@ class RelevancePredictor:
         Raises
         ------
         InputError
-            If the images cannot be read, or do not fit together.
+            If the images cannot be read, or do not fit together or the model, or its predictions are no numbers.
         """
         predictor = self._predictor
         image, properties = self.read(images)
@@ -225,6 +259,11 @@ class RelevancePredictor:
             predictor.network.network.load_state_dict(weights)
             self._head.load_state_dict(rows)
             total = total + predictor.predict_sliding_window_return_logits(torch.from_numpy(data)).float().cpu()
+        if not torch.isfinite(total).all():
+            raise InputError(
+                f"The model predicts no finite numbers for '{images[0]}': its weights are none, as after a training "
+                "that diverged. Choose another checkpoint with -chk, or train again."
+            )
         _, maps = convert_predicted_logits_to_segmentation_with_correct_shape(
             total / len(self._weights_of_heads),
             predictor.plans_manager,
@@ -240,6 +279,10 @@ class RelevancePredictor:
             back = ornt_transform(axcodes2ornt("RAS"), io_orientation(affines["original_affine"]))
             maps = np.stack([apply_orientation(values.T, back).T for values in maps])
         return np.asarray(maps, dtype=np.float32)
+
+
+def _joined(values: Iterable[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
 
 
 def _description_problems(path: Path, keys: Iterable[str]) -> list[str]:
@@ -328,19 +371,16 @@ def predict_relevance(
     staying = set(output.glob("[!.]*_[0-9][0-9][0-9][0-9].nii.gz")).difference(former if overwrite else ())
     if staying or (existing and not overwrite):
         _check_same_model(record, predictor.record)
-    _check_images(predictor, [cases[case] for case in waiting])
+    with _complete_plans(model):
+        _check_images(predictor, [cases[case] for case in waiting])
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"-o '{output}' cannot be made ({error.strerror}). Choose another folder.") from error
 
     def predict(images: Sequence[Path]) -> NDArray[np.float32]:
-        try:
+        with _complete_plans(model):
             return predictor.predict(images)
-        except KeyError as error:  # nnU-Net reads its plans as it goes
-            raise InputError(
-                f"'{model / 'plans.json'}' has no {error.args[0]}: the model needs it. Copy it again."
-            ) from error
 
     predicting = map(predict, [cases[case] for case in waiting])
     predictions = iter(tqdm(predicting, "Predicting relevance", len(waiting), delay=2, unit="case"))
@@ -363,6 +403,17 @@ def predict_relevance(
     return written
 
 
+@contextmanager
+def _complete_plans(model: Path) -> Iterator[None]:
+    """Tell what a model's plans lack: nnU-Net reads them as it goes."""
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(
+            f"'{model / 'plans.json'}' has no {error.args[0]}: the model needs it. Copy it again."
+        ) from error
+
+
 def _replace_record(path: Path, record: Mapping[str, Any], former: Iterable[Path]) -> None:
     """Remove former maps, then say which model makes those to come: a run that goes on must not mix two models'."""
     try:
@@ -376,11 +427,8 @@ def _replace_record(path: Path, record: Mapping[str, Any], former: Iterable[Path
 
 def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[Path]]:
     """Return the files of each case, one per image channel, whose headers can be read."""
-    files = (
-        sorted(path for path in images.iterdir() if path.name.endswith(ending) and not path.name.startswith("."))
-        if images.is_dir()
-        else []
-    )
+    visible = _visible(images)
+    files = [path for path in visible if path.name.endswith(ending)]
     if not files:
         raise InputError(f"No images CASE_0000{ending} in '{images}'. Give the folder that nnUNetv2_predict reads.")
     problems = name_problems(files)
@@ -410,7 +458,17 @@ def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[
     problems += [problem for found in cases.values() for problem in map(_header_problem, found) if problem]
     if problems:
         raise InputError(problems)
+    if others := [path.name for path in visible if path not in files and path.is_file()]:
+        _LOG.warning(
+            "%s in '%s' %s not end in '%s', as the model's images do, and %s left out, such as '%s'.",
+            counted(len(others), "file"), images, "does" if len(others) == 1 else "do", ending,
+            "is" if len(others) == 1 else "are", others[0],
+        )  # fmt: skip
     return cases
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
 
 def _check_images(predictor: RelevancePredictor, cases: Sequence[Sequence[Path]]) -> None:
@@ -436,6 +494,10 @@ def _header_problem(path: Path) -> str | None:
         reader.ReadImageInformation()
     except RuntimeError as error:
         return f"'{path}' cannot be read as an image ({described(error)}). Write it again."
+    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        return f"'{path}' has complex numbers; expected real ones. Convert them, for example to magnitudes."
+    if (values := reader.GetNumberOfComponents()) > 1:
+        return f"'{path}' has {values} values per voxel; expected one, and a file per channel. Split it."
     if reader.GetDimension() not in {2, 3}:
         return f"'{path}' has {reader.GetDimension()} dimensions; expected 2 or 3. Write one image per file."
     if not np.isfinite([*reader.GetOrigin(), *reader.GetSpacing(), *reader.GetDirection()]).all():

@@ -559,6 +559,66 @@ def test_channels_of_different_shapes(tmp_path, images, capsys):
     assert "of one shape" in problems[0]
 
 
+@pytest.mark.parametrize(("reader", "ending"), [("SimpleITKIO", ".mha"), ("NibabelIO", ".nii")])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers(tmp_path, capsys, reader, ending, value):
+    """One of them would make the maps of the whole image meaningless."""
+    model = write_model(tmp_path / "model", reader=reader, ending=ending)
+    values = box()
+    values[2, 3, 4] = value
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / f"a_0000{ending}"
+    if ending == ".nii":  # of which ITK makes zeros
+        nibabel.save(nibabel.Nifti1Image(values.T, np.diag([*SPACING_XYZ, 1])), path)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
+    (problem,) = refused(capsys, path.parent, tmp_path / "out", model)
+    assert f"'{path}': has 1 voxel that is no finite number" in problem
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_no_numbers(tmp_path, images, capsys):
+    model = write_model(tmp_path / "model")
+    checkpoint = torch.load(model / CHECKPOINT, weights_only=False)
+    for weights in checkpoint["network_weights"].values():
+        weights.fill_(torch.nan)
+    torch.save(checkpoint, model / CHECKPOINT)
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "The model predicts no finite numbers" in problem
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_colours_where_the_model_wants_one_channel(tmp_path, images, model, capsys):
+    colours = sitk.GetImageFromArray(np.stack([box()] * 3, -1), isVector=True)
+    sitk.WriteImage(colours, str(images / "b_0000.nii.gz"))
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "b_0000.nii.gz' has 3 values per voxel; expected one, and a file per channel." in problem
+
+
+def test_an_image_of_which_nothing_is_left_at_the_spacing_of_the_model(tmp_path, images, model, capsys):
+    """The model's spacing is 2 mm along x, the file's last axis, 1 mm along the others."""
+    thin = sitk.GetImageFromArray(np.ones((6, 11, 1), np.float32))
+    thin.SetSpacing(SPACING_XYZ)
+    sitk.WriteImage(thin, str(images / "b_0000.nii.gz"))
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "b_0000.nii.gz': of 1 x 6 x 11 voxels of 0.7 x 3 x 1.1 mm, nothing is left at the 2 x 1 x 1 mm" in problem
+
+
+def test_complex_images(tmp_path, images, model, capsys):
+    sitk.WriteImage(sitk.Image([17, 11, 6], sitk.sitkComplexFloat32), str(images / "b_0000.nii.gz"))
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "b_0000.nii.gz' has complex numbers; expected real ones." in problem
+
+
+def test_files_of_other_formats_are_named(tmp_path, images, model, caplog):
+    shutil.copy(images / "a_0000.nii.gz", images / "b_0000.NII.GZ")
+    assert predict(images, tmp_path / "out", model) == 0
+    assert (
+        f"1 file in '{images}' does not end in '.nii.gz', as the model's images do, and is left out, such as "
+        "'b_0000.NII.GZ'." in caplog.messages
+    )
+
+
 def test_names_of_images(tmp_path, images, capsys):
     model = write_model(tmp_path / "model", channels=2)
     data = (images / "a_0000.nii.gz").read_bytes()
