@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import re
 import secrets
@@ -10,9 +11,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from nnunet_wsl.errors import InputError, described
 
 _BLOCK_BYTES = 2**24
-
 
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 
@@ -128,6 +131,27 @@ def _check_inside(path: Path, compressed: bytes, end: bytes, elsewhere: bytes, w
             raise OSError("it is damaged") from error
     if not stream.eof:
         raise OSError("it is cut off")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Return the content of a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; Windows' editors may have put a byte order mark before it.
+    remedy : str
+        What to do if it cannot be read: the end of the message.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"'{path}' cannot be read as JSON ({described(error)}). {remedy}") from error
 
 
 def is_text(name: str) -> bool:

@@ -24,7 +24,7 @@ from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
 from nnunet_wsl.conversion.pictures import check_spacing, is_picture, picture_grid, read_picture
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError, counted, last_line
-from nnunet_wsl.files import check_complete, name_problems
+from nnunet_wsl.files import check_complete, name_problems, read_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -307,10 +307,7 @@ def permuted_grid(grid: Grid, order_xyz: tuple[int, int, int]) -> Grid:
 def _dataset_json(label_folder: Path) -> dict[str, Any]:
     for path in (label_folder / "dataset.json", label_folder.absolute().parent / "dataset.json"):
         if os.path.lexists(path):  # a link to nowhere must not give way to the other
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError) as error:
-                raise InputError(f"'{path}' cannot be read as JSON: {error}. Correct or remove it.") from error
+            content = read_json(path, "Correct or remove it.")
             if isinstance(content, dict):
                 return content
             raise InputError(f"'{path}' is not nnU-Net's dataset.json: expected a JSON object. Correct or remove it.")

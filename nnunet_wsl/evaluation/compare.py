@@ -195,7 +195,8 @@ def _magnitudes(run: Run, key: str, metric: Metric) -> npt.NDArray[np.float64]:
 
 def _row(key: str, name: str, metric: Metric, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> ComparisonRow:
     # Values that are equal up to rounding, as means of the same scores in another order, are no difference.
-    differences = np.where(np.isclose(a, b, rtol=_ROUNDING, atol=_ROUNDING), 0, b - a)
+    finite = np.abs([a, b])[np.isfinite([a, b])]
+    differences = np.where(np.isclose(a, b, rtol=0, atol=_ROUNDING * finite.max(initial=0)), 0, b - a)
     defined = np.isfinite(differences)
     paired = differences[defined]
     return ComparisonRow(

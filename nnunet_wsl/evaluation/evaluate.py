@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from nnunet_wsl.evaluation.objects import ScoredLabels
 from nnunet_wsl.evaluation.output import results_in
 from nnunet_wsl.evaluation.run import CaseScores, Run, case_metrics
 from nnunet_wsl.evaluation.scores import score_label_maps
+from nnunet_wsl.files import read_json
 from nnunet_wsl.parallel import for_all
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +77,9 @@ def evaluate_folders(
     path = pred / "dataset.json" if dataset_json is None else dataset_json
     if os.path.realpath(out) in (os.path.realpath(pred), os.path.realpath(ref)):
         raise InputError(f"--out '{out}' holds label maps. Choose another folder, for its pictures may look like some.")
-    content = _read_json(path)
+    if os.path.realpath(pred) == os.path.realpath(ref):
+        _LOG.warning("--pred and --ref are the same folder: everything will agree.")
+    content = _read_dataset_json(path)
     labels = ScoredLabels.from_dataset_json(content, path).with_tolerances(tolerances_mm or {})
     _reader(content, path)
     pairs = pair_cases(pred, ref, content["file_ending"], predicted_only=predicted_only)
@@ -94,12 +96,12 @@ def evaluate_folders(
         )
         files = {pair.name: pair for pair in pairs}
         objects = {obj.key: obj for obj in labels.objects}
-        worst = [
-            (case, objects[key], *read_pair(files[case.case], reader, labels))
-            for case, key in worst_first(run)[:WORST_CASES]
-        ]
-        views = [CaseView.of(*of_case, labels.ignore) for of_case in worst]
-        _warn_of_wide_tolerances(labels, min(_largest_spacing_mm(ref) for *_, ref in worst))
+        views, sides_mm = [], []
+        for case, key in worst_first(run)[:WORST_CASES]:  # one at a time: together they could fill the memory
+            predicted, reference = read_pair(files[case.case], reader, labels)
+            views.append(CaseView.of(case, objects[key], predicted, reference, labels.ignore))
+            sides_mm.append(_largest_spacing_mm(reference))
+        _warn_of_wide_tolerances(labels, min(sides_mm))
         run.write(folder)
         draw_distributions(run, folder / DISTRIBUTIONS_FILE)
         draw_worst_cases(views, folder / WORST_CASES_FILE)
@@ -131,15 +133,10 @@ def _score(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"'{path}' does not exist. Pass the dataset.json of the dataset with --dataset-json."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read as JSON ({error}). Give nnU-Net's dataset.json.") from error
+def _read_dataset_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist. Pass the dataset.json of the dataset with --dataset-json.")
+    content = read_json(path, "Give nnU-Net's dataset.json.")
     if not isinstance(content, dict) or not isinstance(content.get("file_ending"), str):
         raise InputError(f"'{path}' has no 'file_ending', for example '.nii.gz'. Give nnU-Net's dataset.json.")
     return content

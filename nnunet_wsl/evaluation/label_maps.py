@@ -186,7 +186,9 @@ def _read(path: Path, reader: Any) -> LabelMap:
     with np.errstate(invalid="ignore"):  # what does not fit is told below
         integers = values[0].astype(np.int32)
     if not np.array_equal(integers, values[0]):
-        raise InputError(f"'{path}' has values that are no integers; expected label values. Is it a label map?")
+        fit = np.abs(values[0]) < 2**31  # nor is NaN
+        what = "no integers" if fit.all() else f"no label values, such as {values[0][~fit][0]}"
+        raise InputError(f"'{path}' has values that are {what}; expected label values. Is it a label map?")
     z, y, x = (float(value) for value in properties["spacing"])
     return LabelMap(integers, (z, y, x), _corners_mm(integers.shape, properties))
 

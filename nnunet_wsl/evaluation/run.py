@@ -198,7 +198,8 @@ class Run:
             summary = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
-                f"'{folder}' has no {SUMMARY_FILE}. Give the folder that 'nnunet_wsl evaluate' wrote to."
+                f"'{folder}' {'is no folder' if folder.is_file() else f'has no {SUMMARY_FILE}'}. Give the folder that "
+                "'nnunet_wsl evaluate' wrote to."
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"'{path}' cannot be read ({error}). Evaluate again.") from error

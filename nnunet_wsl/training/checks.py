@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_wsl.contract import RelevanceChannels, target_channels
 from nnunet_wsl.errors import InputError, counted
+from nnunet_wsl.files import read_json
 from nnunet_wsl.training.checkpoints import read_checkpoint
 from nnunet_wsl.training.trainer import RelevanceSupervision
 
@@ -153,14 +153,14 @@ def _planned_folder(dataset: str) -> Path:
 def _check_plans(folder: Path, dataset: str, configuration: str, plans_identifier: str) -> tuple[dict[str, Any], Path]:
     """Return the content of a dataset's ``dataset.json`` and the folder of its cases, if it was preprocessed."""
     remedy = f"Run: nnUNetv2_plan_and_preprocess -d {dataset}"
-    dataset_json = _read_json(folder / "dataset.json", remedy)
+    dataset_json = read_json(folder / "dataset.json", remedy)
     if not isinstance(dataset_json, dict):
         raise InputError(f"{folder / 'dataset.json'}: expected a JSON object. {remedy}")
     path = folder / f"{plans_identifier}.json"
     if not path.is_file():
         there = ", ".join(sorted(plans.stem for plans in folder.glob("*Plans*.json"))) or "none"
         raise InputError(f"Plans {plans_identifier!r} (-p): there is no {path}; there: {there}. {remedy}")
-    content = _read_json(path, remedy)
+    content = read_json(path, remedy)
     if not isinstance(content, dict) or not isinstance(content.get("configurations"), dict):
         raise InputError(f"{path}: expected nnU-Net's plans, with 'configurations'. {remedy}")
     plans = PlansManager(content)
@@ -212,7 +212,7 @@ def _check_splits(path: Path, data: Path, fold: str) -> None:
             )
         return
     remedy = "Correct it, or remove it: nnU-Net then makes its own."
-    folds = _read_json(path, remedy)
+    folds = read_json(path, remedy)
     if not (
         isinstance(folds, list)
         and all(isinstance(fold, dict) for fold in folds)
@@ -232,10 +232,3 @@ def _check_splits(path: Path, data: Path, fold: str) -> None:
             "and nnU-Net makes new folds.",
             path, counted(len(left_out), "case"), data.name, left_out[0],
         )  # fmt: skip
-
-
-def _read_json(path: Path, remedy: str) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read: {error}. {remedy}") from error

@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_wsl.errors import InputError, counted, described, last_line
-from nnunet_wsl.files import check_complete, is_text, name_problems, replacing
+from nnunet_wsl.files import check_complete, is_text, name_problems, read_json, replacing
 from nnunet_wsl.training.checkpoints import read_checkpoint, relevance_head_of
 from nnunet_wsl.training.network import RelevanceHead
 
@@ -205,11 +205,11 @@ class RelevancePredictor:
         """Say what nnU-Net would end in an error on, or in maps that mean nothing."""
         if len(image) != self.num_image_channels:
             return [
-                f"has {counted(len(image), 'channel')}; the model wants {self.num_image_channels}. Give images as it was "
-                "trained on."
+                f"has {counted(len(image), 'channel')}; the model wants {self.num_image_channels}. Give images as "
+                "it was trained on."
             ]
         problems = []
-        if num_voxels := image.size - np.count_nonzero(np.isfinite(image)):
+        if num_voxels := image.size - int(np.count_nonzero(np.isfinite(image))):
             problems.append(
                 f"has {counted(num_voxels, 'voxel')} that {'is' if num_voxels == 1 else 'are'} no finite number; "
                 "normalised, the whole image would be none. Replace them."
@@ -287,9 +287,9 @@ def _joined(values: Iterable[float]) -> str:
 
 def _description_problems(path: Path, keys: Iterable[str]) -> list[str]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        return [f"'{path}' cannot be read as JSON ({described(error)}). Copy it again."]
+        content = read_json(path, "Copy it again.")
+    except InputError as error:
+        return [*error.problems]
     if missing := [key for key in keys if not isinstance(content, dict) or key not in content]:
         return [f"'{path}' has no {', '.join(missing)}: the model needs it. Copy it again."]
     return []

@@ -109,6 +109,13 @@ def test_output_that_nobody_reads_is_no_error():
     assert done.returncode == 0
 
 
+def test_output_that_cannot_show_a_character_is_no_error():
+    code = "from nnunet_wsl.cli.main import exit_code; exit(exit_code(lambda: print('mm\u00b3') or 0))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout.rstrip(), done.stderr) == (0, b"mm?", b"")
+
+
 def test_a_broken_pipe_between_processes_is_an_error(monkeypatch):
     def fail(args):
         raise BrokenPipeError("a worker is gone")

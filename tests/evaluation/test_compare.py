@@ -173,7 +173,7 @@ def test_summary_that_was_written_on_windows(tmp_path):
 
 def test_path_of_the_summary_itself(tmp_path):
     folder = write_run(tmp_path / "a", [0.5, 0.5])
-    with pytest.raises(InputError, match=r"summary.json' has no summary.json. Give the folder"):
+    with pytest.raises(InputError, match=r"summary.json' is no folder. Give the folder"):
         compare_runs(folder, folder / "summary.json")
 
 
@@ -262,6 +262,16 @@ def test_rounding_is_no_win(tmp_path):
     row = rows_of(compare_runs(tmp_path / "a", tmp_path / "b"))["mean of objects", "Dice"]
     assert (row.wins, row.p_value, row.interval) == ((0, 0), 1, (0, 0))
     assert row.differences.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("mm3", [1e-15, 1.0, 1e9])
+def test_volumes_differ_whatever_their_unit(tmp_path, mm3):
+    """Voxels may be small, as of microscopy, or in metres by mistake."""
+    a = write_run(tmp_path / "a", [0.5] * 6, volume=[mm3 * n for n in range(1, 7)])
+    b = write_run(tmp_path / "b", [0.5] * 6, volume=[2 * mm3 * n for n in range(1, 7)])
+    row = rows_of(compare_runs(a, b))["mean of objects", "volume_difference_mm3"]
+    assert row.wins == (6, 0)
+    assert row.p_value == 2 / 2**6  # all signs of six are alike in two of 64 ways
 
 
 def test_cases_with_other_objects(tmp_path):

@@ -392,6 +392,29 @@ def test_more_than_one_value_per_voxel(tmp_path, shape, vector):
     assert "expected one value per voxel" in problem
 
 
+def test_a_byte_order_mark_before_dataset_json(folders):
+    path = folders / "pred" / "dataset.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(evaluate(folders).cases) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(2.5, "values that are no integers"), (2**31, "no label values, such as 2147483648")]
+)
+def test_values_that_are_no_labels(folders, value, message):
+    values = prediction(reference(0), 0).astype(np.float64 if value == 2.5 else np.uint32)
+    values[1, 2, 3] = value
+    write(folders / "pred" / "case_0.nii.gz", values)
+    (problem,) = problems_of(folders)
+    assert message in problem
+
+
+def test_the_same_folder_twice(folders, caplog):
+    pred = folders / "pred"
+    evaluate_folders(pred, pred, folders / "out")
+    assert caplog.messages[0] == "--pred and --ref are the same folder: everything will agree."
+
+
 @pytest.mark.parametrize("reader", [5, None, "Nonsense", ["SimpleITKIO"]])
 def test_reader_that_nnunet_does_not_have(folders, tmp_path, reader):
     content = {"labels": LABELS, "file_ending": ".xyz", "overwrite_image_reader_writer": reader}
@@ -408,6 +431,8 @@ def test_wrong_folders_and_dataset_json(folders, tmp_path):
     assert "no reader" in problems_of(folders, dataset_json=_json(tmp_path, labels=LABELS, file_ending=".xyz"))[0]
     assert "'file_ending'" in problems_of(folders, dataset_json=_json(tmp_path, labels=LABELS))[0]
     (folders / "pred" / "dataset.json").write_text("{")
+    assert "cannot be read as JSON" in problems_of(folders)[0]
+    (folders / "pred" / "dataset.json").write_text("[" * 100_000)
     assert "cannot be read as JSON" in problems_of(folders)[0]
     (folders / "pred" / "dataset.json").unlink()
     assert "--dataset-json" in problems_of(folders)[0]

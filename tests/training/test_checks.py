@@ -81,7 +81,7 @@ def test_weights_that_are_none(preprocessed, tmp_path, write, message):
 def test_folds_that_are_none(preprocessed, content):
     (preprocessed / "splits_final.json").write_text(content)
     (problem,) = problems_of()
-    assert f"{preprocessed / 'splits_final.json'}: " in problem
+    assert str(preprocessed / "splits_final.json") in problem
     assert "Correct it, or remove it" in problem
     check_training(**GOOD | {"fold": "all"})  # for which nnU-Net does not read it
 
