@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 
 def usable_cores() -> int:
-    """Cores that this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: a container or a cluster can give it fewer than the machine has."""
+    from joblib import cpu_count  # slow to import, and the command's help is made without it
+
+    return int(cpu_count())

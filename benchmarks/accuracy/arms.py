@@ -62,13 +62,10 @@ RELEVANCE = {
     "Both": ConversionSettings(relevance_mode="both"),
     "Intensity": ConversionSettings(relevance_mode="intensity"),
     "Wide": ConversionSettings(sigma_mm=(2.0,)),
-    "Slice": ConversionSettings(),
+    "Slice": ConversionSettings(relevance_search="slice"),
     "Each": ConversionSettings(),
 }
 """Kinds of relevance channels, by what is appended to the dataset's name."""
-
-SEARCHED_IN_SLICE = ("Slice",)
-"""Those whose nearest contour voxel is that of the voxel's own slice, which the conversion does not offer."""
 
 DRAWN_ONE_BY_ONE = ("Each",)
 """Those of contours around every single object, where several make one label and may touch."""

@@ -28,11 +28,9 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import SimpleITK as sitk
 from arms import (
@@ -41,7 +39,6 @@ from arms import (
     LABELLINGS,
     MAIN_ARMS,
     METHODS,
-    SEARCHED_IN_SLICE,
     dataset_of,
     pairs,
     settings_of,
@@ -69,8 +66,6 @@ from study import (
 )
 
 from nnunet_wsl.conversion import convert_masks, convert_polygons
-from nnunet_wsl.relevance import RelevanceSettings
-from nnunet_wsl.relevance.settings import Search
 
 SPLIT_SEED = 4
 SCORES = {"Dice": "dice", "NSD": "nsd", "HD95_mm": "hd95_mm", "ASSD_mm": "assd_mm"}
@@ -348,19 +343,16 @@ def _convert(work: Path, data_set: DataSet, arm: str, cases: list[str]) -> None:
             settings=settings_of(arm),
         )
         return
-    search: Search = "slice" if relevance in SEARCHED_IN_SLICE else "volume"
-    # The conversion has no option for it, and runs in this process.
-    with patch("nnunet_wsl.conversion.cases.RelevanceSettings", partial(RelevanceSettings, search=search)):
-        convert_masks(
-            development / "images",
-            development / "labels",
-            int(number),
-            name,
-            label_values=data_set.labels,
-            channels=(data_set.channel,),
-            simulation=LABELLINGS[labelling].simulation,
-            settings=settings_of(arm),
-        )
+    convert_masks(
+        development / "images",
+        development / "labels",
+        int(number),
+        name,
+        label_values=data_set.labels,
+        channels=(data_set.channel,),
+        simulation=LABELLINGS[labelling].simulation,
+        settings=settings_of(arm),
+    )
 
 
 def _share_drawn(work: Path, data_set: DataSet, dataset: str, training: list[str]) -> float:

@@ -78,7 +78,7 @@ from nnunet_wsl.relevance import (
     plan_scales,
     relevance_maps,
 )
-from nnunet_wsl.relevance.settings import RANGES
+from nnunet_wsl.relevance.settings import RANGES, Search
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ class ConversionSettings:
         One relevance channel per object, one for all (the maximum), or none.
     relevance_mode : {"distance", "intensity", "both"}
         What the relevance falls off with.
+    relevance_search : {"volume", "slice"}
+        Where the nearest contour voxel is searched: in the image, or in the voxel's own slice.
     sigma_mm : tuple of float, optional
         How far the relevance reaches: one value per object or one for all. Planned from the data by default.
     intensity_scale : tuple of float, optional
@@ -140,6 +142,7 @@ class ConversionSettings:
 
     relevance: Literal["per-object", "fused", "none"] = "per-object"
     relevance_mode: Literal["distance", "intensity", "both"] = "distance"
+    relevance_search: Search = "volume"
     sigma_mm: tuple[float, ...] | None = None
     intensity_scale: tuple[float, ...] | None = None
     annotated: AnnotationRule = "auto"
@@ -757,7 +760,11 @@ def _plan(
     if settings.intensity_scale is not None:
         intensity_scale = _one_each(settings.intensity_scale, num_channels)
     return RelevanceSettings(
-        mode=settings.relevance_mode, sigma_mm=sigma_mm, intensity_scale=intensity_scale, cutoff_mm=cutoff_mm
+        mode=settings.relevance_mode,
+        search=settings.relevance_search,
+        sigma_mm=sigma_mm,
+        intensity_scale=intensity_scale,
+        cutoff_mm=cutoff_mm,
     )
 
 

@@ -21,11 +21,13 @@ from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import FORMAT_VERSION
 from nnunet_wsl.conversion.regions import LabelValues
 from nnunet_wsl.errors import InputError, last_line, reason_of
-from nnunet_wsl.files import check_complete, is_text
+from nnunet_wsl.files import is_text
 
 _LOG = logging.getLogger(__name__)
 
 FILE_ENDING = ".nii.gz"
+
+_NIFTI_HEADER_BYTES = 352
 
 RELEVANCE_CHANNEL_NAME = "noNorm"
 """Channel name that keeps nnU-Net from normalising the relevance; several channels may share it."""
@@ -218,11 +220,20 @@ def write_volume(path: Path, volume: npt.NDArray[Any], grid: Grid) -> None:
     try:
         # Level 1 is several times faster than the default and the files are hardly larger.
         sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
-        check_complete(path)
+        _check_written(path, volume.nbytes)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"'{path}' could not be written whole ({last_line(error)}). Free space on the disk, or check the quota."
         ) from error
+
+
+def _check_written(path: Path, voxel_bytes: int) -> None:
+    """Check by its end that a compressed NIfTI file is whole: SimpleITK does not say that the disk is full."""
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)  # gzip's length of what was compressed (RFC 1952); zlib ends at its first error
+        length = int.from_bytes(file.read(), "little")
+    if length != (_NIFTI_HEADER_BYTES + voxel_bytes) % 2**32:
+        raise OSError("it is cut off")
 
 
 def read_volume(path: Path) -> npt.NDArray[Any]:

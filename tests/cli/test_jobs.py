@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from nnunet_wsl.cli.main import build_parser, main
+from nnunet_wsl.cores import usable_cores
 
 EVALUATE = ["evaluate", "--pred", "a", "--ref", "b", "--out", "c"]
 COMMANDS = [
@@ -27,4 +26,9 @@ def test_a_number_of_jobs_from_1_is_needed(capsys, command, jobs):
 
 def test_jobs():
     assert build_parser().parse_args([*EVALUATE, "--jobs", "3"]).jobs == 3
-    assert build_parser().parse_args(EVALUATE).jobs == os.cpu_count()
+    assert build_parser().parse_args(EVALUATE).jobs == usable_cores()
+
+
+def test_jobs_are_no_more_than_a_container_gives_cores(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # counts as the quota of a container does
+    assert build_parser().parse_args(EVALUATE).jobs == 1

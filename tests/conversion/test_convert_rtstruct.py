@@ -198,6 +198,18 @@ def test_fused_relevance_is_the_largest(source, raw, mode):
     assert block["relevance_settings"]["mode"] == mode
 
 
+@pytest.mark.parametrize("search", ["volume", "slice"])
+def test_where_the_nearest_contour_voxel_is_searched(source, raw, search):
+    """Searched in the voxel's own slice, a slice without contours has no relevance."""
+    write_patient(source / "ann", rois={"GTV": {2: [RECTANGLE_YX]}})
+    settings = ConversionSettings(relevance_search=search, sigma_mm=(9.0,), annotated="all")
+    target = convert_rtstruct(source, 501, "Test", settings=settings)
+    relevant = read(target / "imagesTr" / "ann_rs_0001.nii.gz").any(axis=(1, 2))
+    drawn = np.arange(len(relevant)) == 2
+    np.testing.assert_array_equal(relevant, drawn if search == "slice" else np.ones_like(drawn))
+    assert json.loads((target / "dataset.json").read_text())["wsl"]["relevance_settings"]["search"] == search
+
+
 def test_no_relevance_gives_a_stock_dataset(source, raw):
     write_patient(source / "ann")
     convert_rtstruct(source, 501, "With")

@@ -213,13 +213,17 @@ def test_written_volume_has_the_geometry_of_the_grid_and_nothing_else(tmp_path, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes")
-def test_a_volume_that_the_disk_has_no_space_for(tmp_path):
+@pytest.mark.parametrize("missing", [1, 2, 300, "all"])
+def test_a_volume_that_the_disk_has_no_space_for(tmp_path, missing):
     import resource
 
     volume = np.random.default_rng(0).integers(0, 1000, SHAPE_ZYX).astype(np.int16)
     path = tmp_path / "case_0000.nii.gz"
+    write_volume(path, volume, grid())
+    space = 0 if missing == "all" else path.stat().st_size - missing
+    path.unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))  # to SimpleITK as a full disk: it writes on, silently
+    resource.setrlimit(resource.RLIMIT_FSIZE, (space, limits[1]))  # to SimpleITK as a full disk: it writes on, silently
     try:
         with pytest.raises(InputError, match=r"case_0000.nii.gz' could not be written whole.*Free space"):
             write_volume(path, volume, grid())
