@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import gzip
+import re
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_wsl.files import check_complete, replacing
+from nnunet_wsl.files import check_complete, replacing, wildcard_expression
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3000, np.uint8).tobytes()
 
@@ -208,3 +209,17 @@ def test_what_was_not_written_whole_replaces_nothing(compressed, tmp_path, conte
 def test_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         check_complete(tmp_path / "image.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("a?.txt", ["ab.txt", "a?.txt"], ["a.txt", "abc.txt", "abxtxt"]),
+        ("*/i*.txt", ["x/y/i.txt", "/in.txt"], ["i.txt"]),
+        ("[1]", ["[1]"], ["1"]),
+    ],
+)
+def test_wildcards(pattern, matching, others):
+    expression = re.compile(wildcard_expression(pattern))
+    assert all(expression.fullmatch(text) for text in matching)
+    assert not any(expression.fullmatch(text) for text in others)

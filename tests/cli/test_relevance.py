@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conversion.phantom import RECTANGLE_YX, edit, forget_frame, write_patient
+from scipy import ndimage
 
 from nnunet_wsl.cli.main import main
 from nnunet_wsl.relevance import boundary_voxels, nearest_contour
@@ -75,6 +76,20 @@ def test_one_object_and_fused_objects_have_the_axes_of_the_image(files, tmp_path
     assert one.shape == both.shape == SHAPE
     assert image.GetOrigin() == sitk.ReadImage(files["image"]).GetOrigin()
     assert both.max() == 1
+
+
+def test_search_kernel_and_fusion_are_those_asked_for(files, labels, tmp_path):
+    """By hand: exp(-d / 2 mm) of the distance within the slice, and of two maps the mean."""
+    out = tmp_path / "map.nii.gz"
+    command = ["relevance", files["image"], files["labels"], "-o", str(out), "--sigma-mm", "2", "--cutoff-mm", "9"]
+    assert main([*command, "--search", "slice", "--kernel", "exponential", "--fuse", "mean"]) == 0
+    expected = np.zeros(SHAPE)
+    for label in (1, 3):
+        for k in np.flatnonzero((labels == label).any(axis=(1, 2))):
+            mask = labels[k] == label
+            inner = ndimage.binary_erosion(mask, border_value=0)
+            expected[k] += np.exp(-ndimage.distance_transform_edt(~(mask & ~inner), SPACING_MM[1:]) / 2) / 2
+    np.testing.assert_allclose(written(out)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("ending", [".nii", ".mha", ".nrrd"])

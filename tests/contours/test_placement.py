@@ -32,7 +32,16 @@ def test_a_little_off_the_plane_is_the_slice(grid, draw, k, off):
     assert drawn_slices(placed, "GTV").tolist() == [k]
 
 
-@pytest.mark.parametrize(("z", "slice_index", "off_mm"), [(1.26, 1, "0.78"), (1.6, 2, "1.20"), (0.73, 1, "0.81")])
+@pytest.mark.parametrize(
+    ("z", "slice_index", "off_mm"),
+    [
+        (1.26, 1, "0.78"),
+        (1.6, 2, "1.20"),
+        (0.73, 1, "0.81"),
+        ([1.1, 1.1, 1.45, 1.45], 1, "1.35"),  # the farthest point counts
+        ([1.52, 1.52, 1.3, 1.3], 1, "1.56"),  # and the slice nearest to the middle
+    ],
+)
 def test_between_slices(grid, draw, z, slice_index, off_mm):
     (problem,) = problems_of([draw(grid, z, SQUARE)], grid)
     assert problem == (

@@ -18,6 +18,7 @@ from nnunet_wsl.cli.main import main
 from nnunet_wsl.contours import Grid
 from nnunet_wsl.conversion import ConversionSettings, Simulation, convert_masks
 from nnunet_wsl.conversion.dataset import write_volume
+from nnunet_wsl.conversion.masks import slices_last
 from nnunet_wsl.errors import InputError
 
 DATA = os.environ.get("NNUNET_WSL_TEST_DATA")
@@ -156,6 +157,12 @@ def test_what_was_ignored_is_no_background(source, raw):
     )
 
 
+def test_what_was_ignored_can_be_an_object(source, raw):
+    describe(source, {"background": 0, "organ": 1, "ignore": 2})
+    target = convert(source, label_values={"organ": 1, "rest": 2})
+    np.testing.assert_array_equal(read(target / "labelsTr" / "ann.nii.gz"), LABELS)
+
+
 def test_slices_between_are_ignored(source, raw):
     """Slices 0, 2 and 4 are worked on; both objects are drawn on 2 only, so nothing else is known but 0 and 4."""
     settings = ConversionSettings(between="ignore")
@@ -215,6 +222,13 @@ def test_other_planes_keep_every_voxel_in_its_place(source, raw, plane, shape_zy
                 there = after.TransformPhysicalPointToIndex(point_mm)
                 np.testing.assert_allclose(after.TransformIndexToPhysicalPoint(there), point_mm, atol=1e-4)
                 assert after[there] == before[index]
+
+
+@pytest.mark.parametrize(("plane", "order"), [("sagittal", (0, 2, 1)), ("coronal", (0, 1, 2)), ("axial", (1, 2, 0))])
+def test_the_axis_that_is_normal_to_a_plane_comes_last(plane, order):
+    """The x, y and z axes of the image run along z, x and y of the patient."""
+    turned = Grid((0, 0, 0), (1, 1, 1), [(0, 1, 0), (0, 0, 1), (1, 0, 0)], SHAPE_ZYX)
+    assert slices_last(turned, plane) == order
 
 
 def test_named_labels_and_channels_without_dataset_json(source, raw):
@@ -377,6 +391,13 @@ def test_volumes_that_do_not_fit(source, raw):
     assert "has the shape (z, y, x) (4, 7, 11)" in shape
     assert "Case 'bob'" in place
     assert "lie 0.100 mm apart" in place
+
+
+def test_volumes_that_part_from_a_common_corner_on(source, raw):
+    """Along x, 10 voxels of 1.2 instead of 1.1 mm."""
+    write_volume(source / "labelsTr" / "bob.nii.gz", LABELS, grid(spacing_mm_zyx=(3.0, 0.7, 1.2)))
+    (problem,) = problems_of(source, raw)
+    assert "lie 1.000 mm apart" in problem
 
 
 def test_channels_are_in_the_order_of_their_numbers(source, raw):

@@ -282,6 +282,13 @@ def test_labels_of_several_classes(source, raw):
     assert read(raw, "labelsTr", "cid.nii.gz").tolist() == rectangle((1, 5), (2, 6)).tolist()
 
 
+def test_faults_of_classes_of_no_label_do_not_matter(source, raw):
+    annotate_all(source, [("cell", SQUARE), {"label": "spot", "points": [[1, 1]], "shape_type": "point"}])
+    assert all("1 shape without a contour" in problem for problem in problems_of(source))
+    convert_polygons(source, 504, "Cells", labels={"cell": "cell"})
+    assert np.array_equal(read(raw, "labelsTr", "ann.nii.gz"), rectangle((1, 5), (2, 6)))
+
+
 def test_images_without_a_label(source, raw, caplog):
     annotate(source / "ann.png", [("cell", SQUARE)])
     annotate(source / "bob.png", [])
@@ -555,6 +562,22 @@ def test_photographs_are_turned_as_they_are_shown(tmp_path, orientation, name):
     assert read_header(tmp_path / name).size_xy == shown.shape[::-1] == pixels.shape[::-1]
     if name != "a.jpg":  # which changes values
         assert pixels.tolist() == shown.tolist()
+
+
+def test_the_preview_in_a_photograph_is_no_page(tmp_path):
+    """A camera's JPEG with several images in one file (MPO)."""
+    photograph, preview = Image.fromarray(np.full((9, 13), 100, np.uint8)), Image.fromarray(np.zeros((3, 4), np.uint8))
+    photograph.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview])
+    assert read_header(tmp_path / "a.jpg") == PictureHeader((13, 9), 1)
+    assert read_picture(tmp_path / "a.jpg").tolist() == [[[100] * 13] * 9]
+
+
+def test_numbers_with_the_first_byte_first(tmp_path):
+    deep = (GREY.astype(np.uint16) * 256 + 7).astype(">u2")
+    Image.frombytes("I;16B", deep.shape[::-1], deep.tobytes()).save(tmp_path / "a.tif")
+    pixels = read_picture(tmp_path / "a.tif")
+    assert pixels.dtype.isnative
+    assert pixels[0].tolist() == deep.tolist()
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])

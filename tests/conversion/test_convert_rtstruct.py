@@ -535,6 +535,7 @@ def test_slices_between_from_the_interpolation(source, raw, between, overlap):
     with (target / "wsl_report.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["interpolated_slices"], row["gate_mm"]) == ("3", "0.34")
+    assert float(row["volume_mm3"]) == pytest.approx(2 * 15 * VOXEL_MM3, abs=0.06)  # of what is drawn
 
 
 def test_interpolated_objects_that_overlap(source, raw):
@@ -622,6 +623,31 @@ def test_open_contours_leave_their_slice_ignored(source, raw):
     expected[2] = 2
     expected[1:4, ROWS, COLUMNS] = 1
     np.testing.assert_array_equal(read(target / "labelsTr" / "ann_rs.nii.gz"), expected)
+    # The contours on it are known all the same, and what is near to them is likely.
+    assert json.loads((target / "dataset.json").read_text())["wsl"]["confidence_channels"] == {"2": "GTV"}
+    image, confidence = (read(target / "imagesTr" / f"ann_rs_{channel:04d}.nii.gz") for channel in (0, 2))
+    assert (confidence[2][CONTOUR_VOXELS & (image[2] != 0)] == 1).all()
+    assert 0 < confidence[2, 3, 5] < 1  # amid the rectangle
+    np.testing.assert_array_equal(confidence[[0, 1, 3, 4]], image[[0, 1, 3, 4]] != 0)
+
+
+def test_an_object_with_open_contours_only_is_drawn(source, raw):
+    write_patient(source / "ann", rois={"GTV": {key: [RECTANGLE_YX] for key in (1, 2)}})
+    write_patient(source / "bob", rois={"GTV": {key: [RECTANGLE_YX] for key in (1, 2)}})
+
+    def open_all(dataset):
+        for contour in dataset.ROIContourSequence[0].ContourSequence:
+            contour.ContourGeometricType = "OPEN_PLANAR"
+
+    edit(source / "ann" / "rs" / "rs.dcm", open_all)
+    target = convert_rtstruct(source, 501, "Test")
+    with (target / "wsl_report.csv").open() as file:
+        ann, bob = csv.DictReader(file)
+    assert (ann["drawn_slices"], ann["known_slices"], ann["volume_mm3"]) == ("2", "3", "0.0")
+    assert (bob["drawn_slices"], bob["known_slices"]) == ("2", "5")
+    labels = read(target / "labelsTr" / "ann.nii.gz")
+    assert labels.max(axis=(1, 2)).tolist() == labels.min(axis=(1, 2)).tolist() == [0, 2, 2, 0, 0]
+    assert read(target / "imagesTr" / "ann_0001.nii.gz")[1:3].max() == 1
 
 
 def test_an_image_of_one_slice(source, raw):
@@ -725,16 +751,41 @@ def test_slices_where_one_object_has_ended_do_not_tell_that_they_are_apart(sourc
     assert "Nothing tells whether these labels overlap" in caplog.text
 
 
-def test_an_inner_object_that_is_drawn_more_often(source, raw):
-    """The contours of Inner enclose more slices than those of Outer, which it lies in wherever both are known."""
+def test_objects_of_different_slices_are_known_to_be_apart(source, raw, caplog):
+    rois = {"A": {key: [RECTANGLE_YX] for key in (0, 1)}, "B": {key: [RECTANGLE_YX] for key in (3, 4)}}
+    write_patient(source / "ann", rois=rois)
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(overlap="regions"))
+    assert json.loads((target / "dataset.json").read_text())["labels"] == {"background": 0, "A": 1, "B": 2}
+    assert "Nothing tells" not in caplog.text
+
+
+@pytest.mark.parametrize("between", ["ignore", "gated"])
+def test_an_inner_object_that_is_drawn_more_often(source, raw, between):
+    """The contours of Inner enclose more slices than those of Outer, which it lies in wherever both are known.
+
+    Its voxels on the other slices are in Outer, too, whatever its interpolation leaves open, and are not counted.
+    """
     inner_yx = np.array([(1.5, 3.5), (1.5, 7.5), (4.5, 7.5), (4.5, 3.5)])
     rois = {"Inner": {key: [inner_yx] for key in range(5)}, "Outer": {key: [RECTANGLE_YX] for key in (0, 2, 4)}}
     write_patient(source / "ann", rois=rois)
-    settings = ConversionSettings(overlap="regions", between="ignore")
+    settings = ConversionSettings(overlap="regions", between=between)
     target = convert_rtstruct(source, 501, "Test", rois={"in": "Inner", "out": "Outer"}, settings=settings)
     content = json.loads((target / "dataset.json").read_text())
+    assert (read(target / "labelsTr" / "ann_rs.nii.gz")[:, 2:5, 4:8] == 2).all()
     assert content["labels"] == {"background": 0, "out": [1, 2], "in": 2, "ignore": 3}
     assert content["regions_class_order"] == [1, 2]
+
+
+def test_objects_that_are_drawn_on_fewer_slices_are_no_smaller(source, raw):
+    """Of two that overlap, the outer one is the larger: 3 slices of 15 voxels, of 5, are more than 5 slices of 12."""
+    often_yx = np.array([(1.5, 6.5), (1.5, 10.4), (4.5, 10.4), (4.5, 6.5)])  # they share x 7
+    rois = {"Often": {key: [often_yx] for key in range(5)}, "Seldom": {key: [RECTANGLE_YX] for key in (0, 2, 4)}}
+    write_patient(source / "ann", rois=rois)
+    settings = ConversionSettings(overlap="regions", between="ignore")
+    target = convert_rtstruct(source, 501, "Test", rois={"a": "Often", "b": "Seldom"}, settings=settings)
+    content = json.loads((target / "dataset.json").read_text())
+    assert list(content["labels"].items()) == [("background", 0), ("b", [2, 3]), ("a", [1, 3]), ("ignore", 4)]
+    assert content["regions_class_order"] == [2, 1]  # of each object the value of most of its voxels, in this order
 
 
 def test_a_narrow_overlap_of_uncertain_contours(source, raw):
@@ -804,14 +855,14 @@ def test_several_rois_of_one_label_are_united(source, raw, caplog):
 
 def test_clipped_contours_are_counted(source, raw, caplog):
     wide = np.array([(1.5, 7.5), (1.5, 12.5), (4.5, 12.5), (4.5, 7.5)])  # ends two pixels beyond the image
-    write_patient(source / "ann", rois={"GTV": {2: [wide], 3: [RECTANGLE_YX]}})
+    write_patient(source / "ann", rois={"GTV": {2: [wide], 3: [RECTANGLE_YX]}, "Heart": {1: [RECTANGLE_YX]}})
     target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(outside="clip"))
-    mask = read(target / "labelsTr" / "ann_rs.nii.gz")
+    mask = read(target / "labelsTr" / "ann_rs.nii.gz") == 1
     assert mask[2, 2:5, 8:].all()
     assert mask.sum() == 9 + 15
     with (target / "wsl_report.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert row["clipped_contours"] == "1"
+        row, whole = csv.DictReader(file)
+    assert (row["clipped_contours"], whole["clipped_contours"]) == ("1", "0")
     # 3 pixels high, 2 wide: 6 * 0.7 * 1.1 mm2; the points are 2 pixels of 1.1 mm from the border
     assert float(row["clipped_area_mm2"]) == pytest.approx(4.62, abs=0.06)
     assert float(row["clipped_farthest_mm"]) == pytest.approx(2.2)

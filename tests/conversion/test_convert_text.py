@@ -283,6 +283,11 @@ def phases_of(folder):
     return series.phases()
 
 
+def test_some_images_in_another_frame_of_reference(source, raw):
+    edit(next((source / "dicoms" / "ann").iterdir()), lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3"))
+    assert "its slices are in 2 frames of reference; expected one" in only_problem_of(source, raw)
+
+
 def test_phases_follow_the_trigger_time_not_the_instance_number(tmp_path):
     write_cine(tmp_path / "cine")
 
@@ -301,7 +306,7 @@ def test_phases_follow_the_trigger_time_not_the_instance_number(tmp_path):
 @pytest.mark.parametrize("time", [None, 0.0], ids=["one image has no time", "all times are equal"])
 def test_without_trigger_time_phases_follow_the_instance_number(tmp_path, time):
     write_cine(tmp_path / "cine")
-    for path in sorted((tmp_path / "cine").iterdir())[: None if time == 0 else 1]:
+    for path in sorted((tmp_path / "cine").iterdir())[0 if time == 0 else -1 :]:  # the last is of the last frame
         edit(path, lambda dataset: setattr(dataset, "TriggerTime", time))
     for frame, phase in enumerate(phases_of(tmp_path)):
         np.testing.assert_array_equal(phase.read(), frame_voxels(0, frame))
@@ -331,6 +336,16 @@ def test_a_missing_position_is_missing_in_every_phase(tmp_path):
         phases_of(tmp_path)[1].grid()
 
 
+def test_frames_of_a_slice_whose_positions_are_rounded_otherwise(tmp_path):
+    write_cine(tmp_path / "cine")
+    for frame in range(FRAMES):
+        off_mm = 1e-3 * frame * DIRECTION[:, 2]
+        for path in (tmp_path / "cine").glob(f"f{frame}_*"):
+            edit(path, lambda d, mm=off_mm: setattr(d, "ImagePositionPatient", list(d.ImagePositionPatient + mm)))
+    phases = phases_of(tmp_path)
+    assert [phase.grid().shape_zyx for phase in phases] == [SHAPE_ZYX] * FRAMES
+
+
 def test_a_series_without_frames_is_its_only_phase(tmp_path):
     write_series(tmp_path / "image")
     (phase,) = phases_of(tmp_path)
@@ -339,7 +354,13 @@ def test_a_series_without_frames_is_its_only_phase(tmp_path):
 
 def test_a_cine_series_of_one_slice(tmp_path):
     for frame in range(2):
-        (header,) = write_series(tmp_path, volume=voxels(frame)[:1], name=f"f{frame}_", SpacingBetweenSlices=8)
+        (header,) = write_series(
+            tmp_path,
+            volume=voxels(frame)[:1],
+            name=f"f{frame}_",
+            origin_mm=ORIGIN_MM + 1e-4 * frame * DIRECTION[:, 2],  # rounded otherwise
+            SpacingBetweenSlices=8,
+        )
         edit(header.filename, lambda dataset, n=frame: setattr(dataset, "InstanceNumber", n))
     phases = phases_of(tmp_path)
     assert [phase.grid().shape_zyx for phase in phases] == [(1, *SHAPE_ZYX[1:])] * 2

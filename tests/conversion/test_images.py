@@ -124,6 +124,17 @@ def test_localizers_and_captures_are_left_out_with_a_warning(source, tmp_path, c
     assert "Left out: 3 series of localizers" in caplog.text
 
 
+def test_a_capture_with_a_place_in_space_is_an_image(source, tmp_path, caplog):
+    """So are the slices of some programs that reformat volumes."""
+    for path in (source / "patient_1" / "ct").glob("ct_*.dcm"):
+        header = pydicom.dcmread(path)
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+        header.save_as(path)
+    assert convert(source, tmp_path / "images") == 0
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    assert "Left out" not in caplog.text
+
+
 def test_nothing_but_a_localizer_of_the_modality(tmp_path, capsys):
     write_series(tmp_path / "source" / "mr", series="mr")
     write_series(

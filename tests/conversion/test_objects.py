@@ -17,6 +17,11 @@ def test_labels_match_whole_names_in_any_case_and_unite():
     }
 
 
+@pytest.mark.parametrize(("expression", "name"), [("Fu\u0308.*", "F\u00fc 1"), ("F\u00fc.*", "Fu\u0308 1")])
+def test_accents_match_however_they_are_written(expression, name):
+    assert match_rois("a", {name: 1}, {"filling": expression}) == {"filling": (name,)}
+
+
 def test_all_problems_of_a_case_are_reported():
     with pytest.raises(InputError) as caught:
         match_rois("a", {"GTV": 0, "Heart": 3}, {"tumour": "GTV", "lung": "Lung.*", "muscle": "Hea.*", "x": "Heart"})

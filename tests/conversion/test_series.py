@@ -109,6 +109,16 @@ def test_whole_numbers_stay_exact(tmp_path, value, dtype):
     np.testing.assert_array_equal(read, volume)
 
 
+@pytest.mark.parametrize(("intercept", "dtype"), [(-32768, np.int16), (-32769, np.float32)])
+def test_whole_numbers_below_zero_stay_exact(tmp_path, intercept, dtype):
+    headers = write_series(tmp_path / "image", volume=np.zeros(SHAPE_ZYX, int))
+    edit(headers[2].filename, lambda d: d.update({"RescaleSlope": 1, "RescaleIntercept": intercept}))
+    read = only_series(tmp_path).read()
+    assert read.dtype == dtype
+    assert read.min() == intercept
+    assert np.count_nonzero(read) == 7 * 11
+
+
 def test_rounding_in_headers_is_no_problem(tmp_path):
     headers = write_series(tmp_path / "image")
     rng = np.random.default_rng(0)
@@ -163,6 +173,11 @@ def test_all_slices_in_one_place(tmp_path):
     ("change", "message"),
     [
         (lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), "mixed orientation: 1 file"),
+        # Turned about the direction of the columns, which a scout image often shares.
+        (
+            lambda d: setattr(d, "ImageOrientationPatient", [*DIRECTION[:, 0], *DIRECTION[:, 2]]),
+            "mixed orientation: 1 file",
+        ),
         (lambda d: setattr(d, "PixelSpacing", [0.7, 1.2]), "mixed pixel spacing: 1 file"),
         (lambda d: (setattr(d, "Rows", 6), setattr(d, "Columns", 12)), "mixed matrix size: 1 file"),
         (lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3"), "its slices are in 2 frames of reference"),
@@ -176,6 +191,13 @@ def test_slices_that_do_not_belong_together(tmp_path, change, message):
     headers = write_series(tmp_path / "image")
     edit(headers[3].filename, change)
     assert message in problem_of(tmp_path)
+
+
+@pytest.mark.parametrize("row", [(0.6, 0.8, 0), (0, 0.9, 0)], ids=["at no right angle", "of another length"])
+def test_direction_cosines_that_are_none(tmp_path, row):
+    for header in write_series(tmp_path / "image"):
+        edit(header.filename, lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, *row]))
+    assert "cosines of 'image/slice001.dcm' are not of length 1 and at right angles" in problem_of(tmp_path)
 
 
 def shift(header, axis, mm):
@@ -204,7 +226,9 @@ def test_a_single_slice_takes_its_thickness(tmp_path):
     grid = only_series(tmp_path).grid()
     assert grid.shape_zyx == (1, 7, 11)
     np.testing.assert_allclose(grid.spacing_mm_zyx, (4.5, 0.7, 1.1))
-    edit(header.filename, lambda d: delattr(d, "SliceThickness"))
+    edit(header.filename, lambda d: setattr(d, "SpacingBetweenSlices", -6))  # which counts, in either direction
+    np.testing.assert_allclose(only_series(tmp_path).grid().spacing_mm_zyx, (6, 0.7, 1.1))
+    edit(header.filename, lambda d: (delattr(d, "SliceThickness"), delattr(d, "SpacingBetweenSlices")))
     assert "a single slice without SpacingBetweenSlices or SliceThickness" in problem_of(tmp_path)
 
 
@@ -325,6 +349,14 @@ def test_series_of_several_patients_under_one_uid(tmp_path):
         only_series(tmp_path).grid()
     problems = caught.value.problems
     assert "carry 2 Patient IDs; expected one" in problems[0]
+
+
+def test_files_without_a_patient_id_are_of_no_other_patient(tmp_path):
+    headers = write_series(tmp_path / "image")
+    edit(headers[1].filename, lambda d: setattr(d, "PatientID", ""))
+    series = only_series(tmp_path)
+    assert series.grid().shape_zyx == SHAPE_ZYX
+    assert series.patient_id == PATIENT["PatientID"]
 
 
 def test_inverted_greys_are_refused(tmp_path):

@@ -517,6 +517,9 @@ def test_command(folders, capsys):
     assert "NSD at 0.5 mm" in printed.split("node")[1]
     assert main([str(a) for a in [*arguments, "--tolerance-mm", "x=1"]]) == 2
     assert "the labels are: tumour, node" in capsys.readouterr().err
+    next((folders / "pred").glob("*.nii.gz")).unlink()
+    assert main(list(map(str, arguments))) == 2
+    assert main([*map(str, arguments), "--predicted-only"]) == 0
 
 
 def test_tolerance_arguments():
