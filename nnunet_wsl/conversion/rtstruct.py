@@ -260,7 +260,10 @@ def _summarise(path: Path) -> _Summary:
 
 
 def _read_contours(path: Path, names: Sequence[str]) -> ContourSet:
-    return read_rtstruct(path).contours.selected({name: [name] for name in names})
+    """Return the contours of these ROIs, or of all where none of these has any: they tell the series as well."""
+    contours = read_rtstruct(path).contours
+    drawn = [name for name in names if contours.of(name)] or contours.objects
+    return contours.selected({name: [name] for name in drawn})
 
 
 def _make_cases(

@@ -1182,6 +1182,28 @@ def test_two_series_that_match_equally_well(source, raw):
     assert "in folder 'ann/copy'" in problem
 
 
+def test_where_no_selected_roi_is_drawn_the_others_tell_the_series(source, raw):
+    """A patient without the object, and an expression that matches nothing, to see all names."""
+    write_patient(source / "ann", PatientID="ann")
+    write_patient(source / "bob", rois={"body": TWICE, "GTV": {}}, PatientID="bob")
+    for name in ("ann", "bob"):
+        # Half a slice off the other's planes. Without a frame of reference only geometry can tell the two apart.
+        write_series(
+            source / name / "beside", series=f"{name} beside", frame=str(source / name), PatientID=name,
+            origin_mm=np.add(ORIGIN_MM, 1.5 * DIRECTION[:, 2]),
+        )  # fmt: skip
+        edit(source / name / "rs" / "rs.dcm", forget_frame)
+    ann, bob = problems_of(source, raw, rois={"x": "NONE"})
+    assert ann.startswith("Case 'ann': no ROI matches 'NONE' for label 'x'. It has the ROIs 'GTV'.")
+    assert bob.startswith("Case 'bob': no ROI matches 'NONE' for label 'x'. It has the ROIs 'body', 'GTV'.")
+    target = convert_rtstruct(
+        source, 501, "Test", rois={"GTV": "GTV"}, settings=ConversionSettings(missing="absent", relevance="none")
+    )
+    assert read(target / "labelsTr" / "ann.nii.gz").sum() == 3 * 15
+    assert not read(target / "labelsTr" / "bob.nii.gz").any()
+    np.testing.assert_array_equal(read(target / "imagesTr" / "bob_0000.nii.gz"), voxels(0))
+
+
 # --- the command ---
 
 
