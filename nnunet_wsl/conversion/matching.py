@@ -91,9 +91,16 @@ def common_modality(series_of_cases: Iterable[Series]) -> str:
     Raises
     ------
     InputError
-        If they have different ones.
+        If they have different ones, or none.
     """
-    counts = Counter(series.modality for series in series_of_cases)
+    series = list(series_of_cases)
+    if unnamed := {s.uid: s for s in series if not s.modality}:  # several cases may have one series
+        raise InputError(
+            f"The {s}: its files have no Modality, by which nnU-Net names the channel and chooses how to normalise it. "
+            "Restore the attribute, or export the series again."
+            for s in unnamed.values()
+        )
+    counts = Counter(s.modality for s in series)
     if len(counts) > 1:
         found = ", ".join(f"{modality} ({counted(count, 'case')})" for modality, count in counts.most_common())
         raise InputError(f"The cases have images of different modalities: {found}. Choose one with --modality.")

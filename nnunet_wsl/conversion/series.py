@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +119,7 @@ class Series:
     uid : str
         Series Instance UID.
     modality : str
-        DICOM modality, for example ``"PT"``.
+        DICOM modality, for example ``"PT"``; empty if the header has none.
     frame_of_reference_uids : frozenset of str
         Frame of Reference UIDs of its slices: none, one, or, in a damaged series, several.
     slices : tuple of ImageSlice
@@ -153,7 +154,7 @@ class Series:
         first = min(image_slice.path for image_slice in self.slices)
         return (
             f"series in folder '{first.parent.relative_to(self.source)}' "
-            f"({self.modality}, {counted(len(self.slices), 'file')} from '{first.name}' on)"
+            f"({self.modality or 'no modality'}, {counted(len(self.slices), 'file')} from '{first.name}' on)"
         )
 
     def sorted_slices(self) -> list[ImageSlice]:
@@ -414,6 +415,11 @@ class Series:
         return []
 
 
+def modalities_of(series: Iterable[Series]) -> str:
+    """List the modalities of series for a message."""
+    return ", ".join(sorted({one.modality or "none" for one in series})) or "none"
+
+
 @dataclass(frozen=True)
 class DicomSource:
     """What a folder holds.
@@ -553,7 +559,7 @@ def _interpret(header: pydicom.FileDataset, path: Path) -> _Header:
     sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
     if not sop_class or ("Image Storage" in sop_class.name and "Rows" not in header):
         raise EOFError("the header ends early")
-    modality = str(header.get("Modality") or "")
+    modality = text_of(header, "Modality")
     is_image = modality not in _NOT_AN_IMAGE and "Rows" in header and "SeriesInstanceUID" in header
     return _Header(
         series_uid=str(header.get("SeriesInstanceUID") or ""),
@@ -593,7 +599,7 @@ def _make_slice(header: pydicom.Dataset, sop_class: UID, path: Path) -> ImageSli
 def _make_series(files: list[_Header], source: Path) -> Series:
     return Series(
         uid=files[0].series_uid,
-        modality=files[0].modality,
+        modality=next((file.modality for file in files if file.modality), ""),
         frame_of_reference_uids=frozenset(file.frame_of_reference_uid for file in files) - {""},
         slices=tuple(file.image_slice for file in files if file.image_slice is not None),
         source=source,

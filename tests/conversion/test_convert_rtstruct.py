@@ -870,6 +870,19 @@ def test_patients_stay_in_one_fold(source, raw):
         assert not patients[0] & patients[1]
 
 
+def test_patient_ids_of_structure_sets_count_where_images_have_none(source, raw, caplog):
+    """Those of images count first: the last two are of patient 0 and of one of their own."""
+    own = ["Zyx0", "Zyx0", "Zyx1", "Zyx2", "Zyx1"]
+    for i, (image, patient) in enumerate(zip(["", "", "", "Zyx0", "Zyx3"], own, strict=True)):
+        write_patient(source / f"p{i}", PatientID=image)
+        edit(source / f"p{i}" / "rs" / "rs.dcm", lambda d, patient=patient: setattr(d, "PatientID", patient))
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+    splits = json.loads((target / "splits_final.json").read_text())
+    assert sorted(sorted(fold["val"]) for fold in splits) == [["p0", "p1", "p3"], ["p2"], ["p4"]]
+    assert "Zyx" not in caplog.text
+    assert not any(b"Zyx" in path.read_bytes() for path in target.rglob("*.json"))
+
+
 def test_structure_sets_of_one_series_stay_in_one_fold(source, raw):
     """Two annotators of the same images, in folders and with a Patient ID that tell no patients apart."""
     for i in range(3):
@@ -1110,6 +1123,21 @@ def test_cases_of_different_modalities(source, raw):
     problem = only_problem_of(source, raw)
     assert "MR (1 case), CT (1 case)" in problem
     assert "--modality" in problem
+
+
+@pytest.mark.parametrize("how", ["empty", "missing"])
+def test_images_without_modality(source, raw, how):
+    write_patient(source / "ann")
+    for header in write_patient(source / "bob", modality=""):
+        if how == "missing":
+            edit(header.filename, lambda d: delattr(d, "Modality"))
+    problem = only_problem_of(source, raw)
+    assert problem.startswith(
+        "The series in folder 'bob/image' (no modality, 5 files from 'slice001.dcm' on): its files"
+    )
+    assert "have no Modality" in problem
+    assert "Restore the attribute, or export the series again." in problem
+    assert "the series are MR, none. Change" in only_problem_of(source, raw, modality="PT")
 
 
 def test_no_case_of_the_modality(source, raw):
