@@ -368,14 +368,21 @@ class Series:
         return thickness_mm
 
     def _gap_problems(self, slices: list[ImageSlice], gaps_mm: npt.NDArray[np.float64], spacing_mm: float) -> list[str]:
-        """Name missing slices, and the first of those that are there twice."""
+        """Name missing slices, and the first of those that are unevenly spaced, and of those that are there twice."""
         pairs = [f"'{self._file(before)}' and '{self._file(after)}'" for before, after in itertools.pairwise(slices)]
-        problems = [
-            f"missing slice: {pair} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm. "
-            f"Restore {max(round(gap_mm / spacing_mm) - 1, 1)} missing file(s)."
-            for pair, gap_mm in zip(pairs, gaps_mm, strict=True)
-            if gap_mm > 1.5 * spacing_mm
-        ]
+        problems, uneven = [], []
+        for pair, gap_mm in zip(pairs, gaps_mm, strict=True):
+            apart = f"{pair} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm"
+            whole = round(gap_mm / spacing_mm)
+            if whole > 1 and abs(gap_mm / spacing_mm - whole) <= POSITION_TOLERANCE_VOX:
+                problems.append(f"missing slice: {apart}. Restore {whole - 1} missing file(s).")
+            elif gap_mm > 1.5 * spacing_mm:
+                uneven.append(apart)
+        if uneven:
+            others = f", and {counted(len(uneven) - 1, 'other pair')} too" if len(uneven) > 1 else ""
+            problems.append(
+                f"unevenly spaced slices: {uneven[0]}{others}. Resample the series to a regular grid first."
+            )
         duplicated = [
             pair for pair, gap_mm in zip(pairs, gaps_mm, strict=True) if gap_mm < POSITION_TOLERANCE_VOX * spacing_mm
         ]
