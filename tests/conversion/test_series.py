@@ -146,7 +146,7 @@ def test_missing_slice_of_four(tmp_path):
     [
         (
             (0, 3, 6, 11, 16),
-            "'image/slice003.dcm' and 'image/slice002.dcm' are 5.000 mm apart, expected 3.000 mm, and 1",
+            "'image/slice002.dcm' are 5.000 mm apart, expected 3.000 mm, and 1 other pair too",
         ),
         ((0, 3, 6, 9, 15.5), "unevenly spaced slices: 'image/slice002.dcm' and 'image/slice001.dcm' are 6.500 mm"),
         ((0, 3, 6, 9, 15.2), "missing slice: 'image/slice002.dcm' and 'image/slice001.dcm' are 6.200 mm apart"),
