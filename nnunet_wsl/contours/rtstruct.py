@@ -208,10 +208,23 @@ def _contour(item: Dataset, name: str) -> Contour:
     values = _contour_data(item)
     if len(values) % 3:
         raise ValueError(f"expected three coordinates for every point, found {len(values)} numbers")
-    stated = text_of(item, "NumberOfContourPoints")
-    if stated and int(stated) * 3 != len(values):
-        raise ValueError(f"states {stated} points, but has {len(values) // 3}")
+    stated = _stated_points(item)
+    if stated is not None and stated * 3 != len(values):
+        raise ValueError(f"states {stated:g} points, but has {len(values) // 3}")
     return Contour(name, values.reshape(-1, 3), _CLOSES[geometric_type])
+
+
+def _stated_points(item: Dataset) -> float | None:
+    """How many points a contour says that it has, None if nothing; ValueError if that is no number.
+
+    From the bytes, as pydicom refuses 4.0 and what is no number in words of its own.
+    """
+    element = item.get_item("NumberOfContourPoints")
+    text = (element.value or b"").strip(b" \0") if element else b""
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise ValueError(f"expected a number of points, found {text.decode('latin-1')!a}") from error
 
 
 def _contour_data(item: Dataset) -> NDArray[np.float64]:

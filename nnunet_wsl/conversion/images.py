@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, new_folder, write_volume
+from nnunet_wsl.conversion.matching import common_modality
 from nnunet_wsl.conversion.naming import case_names
-from nnunet_wsl.conversion.series import Series, find_dicom
+from nnunet_wsl.conversion.series import Series, find_dicom, modalities_of
 from nnunet_wsl.errors import InputError
 from nnunet_wsl.parallel import for_all
 
@@ -52,9 +53,10 @@ def convert_images(
     chosen = [series for series in dicom.series if modality in (None, series.modality)]
     wanted = f"of modality {modality} " if modality else ""
     if not chosen:
-        present = ", ".join(sorted({series.modality for series in dicom.series})) or "none"
         hint = " For PNG, JPEG, TIFF or BMP files pass --kind 2d." if not dicom.series else ""
-        raise InputError(f"No image series {wanted}below '{dicom.folder}'; modalities there: {present}.{hint}")
+        raise InputError(
+            f"No image series {wanted}below '{dicom.folder}'; modalities there: {modalities_of(dicom.series)}.{hint}"
+        )
     auxiliary = [series for series in chosen if series.is_auxiliary]
     if auxiliary:
         _LOG.warning(
@@ -67,12 +69,7 @@ def convert_images(
             f"All image series {wanted}below '{dicom.folder}' are localizers, in colours or captures of a screen. Add "
             "others."
         )
-    modalities = sorted({series.modality for series in chosen})
-    if len(modalities) > 1:
-        raise InputError(
-            f"The series below '{dicom.folder}' are of different modalities: {', '.join(modalities)}. "
-            "Choose one with --modality."
-        )
+    common_modality(chosen)
     files = [min(s.path for s in series.slices).relative_to(dicom.folder) for series in chosen]
     with build_dataset(target, overwrite=False) as building:
 

@@ -20,7 +20,7 @@ from nnunet_wsl.contours import Grid
 from nnunet_wsl.contract import target_channels
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import FILE_ENDING, target_folder
-from nnunet_wsl.conversion.objects import RESERVED_LABELS, is_usable_label
+from nnunet_wsl.conversion.objects import LABEL_RULE, is_usable_label
 from nnunet_wsl.conversion.pictures import check_spacing, is_picture, picture_grid, read_picture
 from nnunet_wsl.conversion.simulation import Simulation
 from nnunet_wsl.errors import InputError, counted, last_line
@@ -338,9 +338,8 @@ def _values(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         )
     values = {name: _whole_numbers(value) for name, value in labels.items() if name != "background"}
     if problems := [
-        f"dataset.json has the label '{name}' with the value {json.dumps(labels[name])}; expected a name other than "
-        f"{' and '.join(RESERVED_LABELS)}, and whole values from 1. Correct it, or name the labels to draw with "
-        "--label NAME=VALUE."
+        f"dataset.json has the label {name!r} with the value {json.dumps(labels[name])}; expected {LABEL_RULE}, and "
+        "whole values from 1. Correct it, or name the labels to draw with --label NAME=VALUE."
         for name, of_label in values.items()
         if not is_usable_label(name) or min(of_label, default=0) < 1
     ]:
@@ -388,8 +387,7 @@ def _channels(described: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _check_values(label_values: Mapping[str, int]) -> None:
     if problems := [
-        f"--label '{name}={value}' cannot be used: expected a name other than {' and '.join(RESERVED_LABELS)}, and a "
-        "value from 1. Correct it."
+        f"--label {f'{name}={value}'!r} cannot be used: expected {LABEL_RULE}, and a value from 1. Correct it."
         for name, value in label_values.items()
         if not is_usable_label(name) or value < 1
     ]:

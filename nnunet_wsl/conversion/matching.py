@@ -31,7 +31,7 @@ def match_series(
     rtstruct : RTStruct
         The structure set; its contours are not used.
     contours : callable
-        Returns the contours of its selected objects; called if their geometry has to decide.
+        Returns the contours whose geometry decides if it has to.
     series : sequence of Series
         All series of the source.
     modality : str, optional
@@ -64,13 +64,14 @@ def match_series(
         how = "contain its contours"
         found = _fitting(contours, unframed, outside)
     if not found:
-        raise InputError(_no_match(series, of_patient, unframed))
+        raise InputError(_no_match(rtstruct, contours(), series, of_patient, unframed))
     candidates = _best_fitting(contours, [s for s in found if modality in (None, s.modality)], outside)
     if len(candidates) > 1:
         candidates = _with_images(rtstruct.contour_sop_uids, candidates) or candidates
     if len(candidates) > 1:
+        and_what = "fit its contours equally well" if contours().contours else "it has no contours to tell them apart"
         raise InputError(
-            f"{len(candidates)} series {how} and fit its contours equally well: "
+            f"{len(candidates)} series {how} and {and_what}: "
             f"{'; '.join(f'the {s}' for s in candidates)}. Choose one with --modality, or move the others away."
         )
     if not candidates:
@@ -90,9 +91,16 @@ def common_modality(series_of_cases: Iterable[Series]) -> str:
     Raises
     ------
     InputError
-        If they have different ones.
+        If they have different ones, or none.
     """
-    counts = Counter(series.modality for series in series_of_cases)
+    series = list(series_of_cases)
+    if unnamed := {s.uid: s for s in series if not s.modality}:  # several cases may have one series
+        raise InputError(
+            f"The {s}: its files have no Modality, by which nnU-Net names the channel and chooses how to normalise it. "
+            "Restore the attribute, or export the series again."
+            for s in unnamed.values()
+        )
+    counts = Counter(s.modality for s in series)
     if len(counts) > 1:
         found = ", ".join(f"{modality} ({counted(count, 'case')})" for modality, count in counts.most_common())
         raise InputError(f"The cases have images of different modalities: {found}. Choose one with --modality.")
@@ -143,14 +151,27 @@ def _fits(contours: ContourSet, series: Series, outside: Literal["error", "clip"
     )
 
 
-def _no_match(series: Sequence[Series], of_patient: Sequence[Series], compared: Sequence[Series]) -> str:
+def _no_match(
+    rtstruct: RTStruct,
+    contours: ContourSet,
+    series: Sequence[Series],
+    of_patient: Sequence[Series],
+    compared: Sequence[Series],
+) -> str:
     num_others = len(series) - len(of_patient)
     others = f", {num_others} of them with another Patient ID" if num_others else ""
+    found = f"found none among {len(series)} series{others}."
+    if not contours.contours:
+        faults = "".join(f" Not considered: {problem}" for of_roi in rtstruct.problems.values() for problem in of_roi)
+        return (
+            "no image series matches it: expected the series that it references, or one in its frame of reference, as "
+            f"it has no contours whose place could tell; {found} Export it with references to its images, or draw an "
+            f"ROI, such as the body.{faults}"
+        )
     irregular = "".join(f" Not considered: {problem}" for s in compared for problem in _grid_problems(s))
     return (
         "no image series matches it: expected the series that it references, one in its frame of reference, or one "
-        f"on whose planes its contours lie; found none among {len(series)} series{others}. "
-        f"Add its images to the source.{irregular}"
+        f"on whose planes its contours lie; {found} Add its images to the source.{irregular}"
     )
 
 

@@ -16,10 +16,19 @@ Missing = Literal["error", "absent", "unknown"]
 
 RESERVED_LABELS = ("background", "ignore")
 
+LABEL_RULE = (
+    f"a name of printable characters without blanks at its ends, and other than {' and '.join(RESERVED_LABELS)}"
+)
+"""What messages say of the names that an object may have."""
+
 
 def is_usable_label(name: str) -> bool:
-    """Return whether an object may have this name: it is not empty, and in no letter case nnU-Net's own."""
-    return bool(name.strip()) and name.lower() not in RESERVED_LABELS
+    """Return whether an object may have this name.
+
+    It is not empty, in no letter case nnU-Net's own, and looks like no other: no blanks at its ends, no characters
+    that are not seen, such as line breaks.
+    """
+    return bool(name) and name == name.strip() and name.isprintable() and name.lower() not in RESERVED_LABELS
 
 
 def check_rois(rois: Mapping[str, str]) -> None:
@@ -28,12 +37,12 @@ def check_rois(rois: Mapping[str, str]) -> None:
     Raises
     ------
     InputError
-        If a label is reserved or empty, or an expression is not valid.
+        If a label has no usable name, or an expression is not valid.
     """
     problems = []
     for label, expression in rois.items():
         if not is_usable_label(label):
-            problems.append(f"Label '{label}' cannot be used: it is empty or nnU-Net's own. Choose another name.")
+            problems.append(f"Label {label!r} cannot be used: expected {LABEL_RULE}. Choose another name.")
         try:
             re.compile(expression)
         except (re.error, OverflowError, RecursionError) as error:
@@ -68,7 +77,7 @@ def rois_of_all(names_of_cases: Mapping[str, Sequence[str]]) -> dict[str, str]:
     if all(set(names) == set(first) for names in names_of_cases.values()):
         if unusable := [name for name in first if not is_usable_label(name)]:
             raise InputError(
-                f"ROI '{name}' cannot be a label of this name: it is empty or nnU-Net's own. Give it another one with "
+                f"ROI {name!r} cannot be a label of this name: expected {LABEL_RULE}. Give it another one with "
                 f"--roi 'NAME={re.escape(name)}', and name every other ROI to convert with a --roi as well."
                 for name in unusable
             )

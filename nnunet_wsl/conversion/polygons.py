@@ -20,7 +20,7 @@ from nnunet_wsl.contours.polygons import FIRST_PIXEL, AnnotatedImage, Shape, rea
 from nnunet_wsl.conversion.cases import CaseContent, ConversionSettings, convert_cases
 from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.naming import case_names, patient_splits
-from nnunet_wsl.conversion.objects import check_rois, is_match, is_usable_label
+from nnunet_wsl.conversion.objects import LABEL_RULE, check_rois, is_match, is_usable_label
 from nnunet_wsl.conversion.pictures import (
     CHANNELS_OF_COLOURS,
     PictureHeader,
@@ -353,7 +353,7 @@ def _every_class(counts: Mapping[str, int]) -> dict[str, frozenset[str]]:
     if not counts:
         raise InputError("Nothing is drawn on any image, so there is no label. Draw the objects.")
     problems = [
-        f"Class '{name}' cannot be a label of this name: it is empty or nnU-Net's own. Give it another one with "
+        f"Class {name!r} cannot be a label of this name: expected {LABEL_RULE}. Give it another one with "
         f"--label 'NAME={re.escape(name) or '()'}', and name every other class to convert with a --label as well."
         for name in sorted(counts)
         if not is_usable_label(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.matching import common_modality, match_series
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
 from nnunet_wsl.conversion.objects import check_rois, match_rois, matching_names, rois_of_all
-from nnunet_wsl.conversion.series import DicomSource, Series, find_dicom
+from nnunet_wsl.conversion.series import DicomSource, Series, find_dicom, modalities_of
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.parallel import for_all
 
@@ -46,6 +46,8 @@ class _StructureSet:
     """Whether it carries another Patient ID than its series."""
     other_images: bool
     """Whether its header names its series, and its contours other images of the source only."""
+    patient_id: str = field(repr=False)
+    """Patient ID of its series, or its own where that is empty; held in memory only."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,16 @@ class RTStructCase:
         The images that it was drawn on.
     sources : mapping of str to sequence of str
         Label to the ROIs that it unites.
+    patient_id : str
+        Patient ID of the images, or where they have none of the structure set, held in memory only, to keep the cases
+        of one patient together; empty if it is not clear.
     """
 
     name: str
     path: Path
     series: Series
     sources: Mapping[str, Sequence[str]]
+    patient_id: str = field(default="", repr=False)
 
     def read_geometry(self) -> tuple[Grid, ContourSet]:
         """Return the grid of the image and the contours of the labels."""
@@ -140,7 +146,7 @@ def convert_rtstruct(
     cases = _make_cases(structure_sets, dicom.folder, rois, settings, problems, jobs)
     _tell_left_out_and_repeated(cases, dicom, image_channel)
     folders = [case.path.parent.relative_to(dicom.folder) for case in cases]
-    groups = patient_groups(folders, [case.series.patient_id for case in cases], [case.series.uid for case in cases])
+    groups = patient_groups(folders, [case.patient_id for case in cases], [case.series.uid for case in cases])
     splits = patient_splits([case.name for case in cases], groups)
     if not splits:
         _LOG.warning(
@@ -188,8 +194,9 @@ def _find_structure_sets(
         other_patient = bool(own and series.patient_ids) and own not in series.patient_ids
         is_named = series.uid in summary.rtstruct.referenced_series_uids
         other_images = is_named and drawn_on.isdisjoint(own_images) and not drawn_on.isdisjoint(there)
+        patient_id = series.patient_id if series.patient_ids else own
         return _StructureSet(
-            summary.path, summary.num_contours, series, len(named), missing, other_patient, other_images
+            summary.path, summary.num_contours, series, len(named), missing, other_patient, other_images, patient_id
         )
 
     if not dicom.rtstructs:
@@ -202,10 +209,9 @@ def _find_structure_sets(
     if len(structure_sets) < len(matched):
         _LOG.info("%d structure sets belong to images of another modality.", len(matched) - len(structure_sets))
     if not structure_sets and not problems:
-        present = ", ".join(sorted({series.modality for series in dicom.series}))
         problems.append(
             f"None of the {len(matched)} structure sets below '{dicom.folder}' belongs to a series of modality "
-            f"{modality}; the series are {present}. Change --modality."
+            f"{modality}; the series are {modalities_of(dicom.series)}. Change --modality."
         )
     if not structure_sets:
         raise InputError(problems)
@@ -260,7 +266,10 @@ def _summarise(path: Path) -> _Summary:
 
 
 def _read_contours(path: Path, names: Sequence[str]) -> ContourSet:
-    return read_rtstruct(path).contours.selected({name: [name] for name in names})
+    """Return the contours of these ROIs, or of all where none of these has any: they tell the series as well."""
+    contours = read_rtstruct(path).contours
+    drawn = [name for name in names if contours.of(name)] or contours.objects
+    return contours.selected({name: [name] for name in drawn})
 
 
 def _make_cases(
@@ -287,7 +296,7 @@ def _make_cases(
     def make(named: tuple[str, _StructureSet]) -> RTStructCase:
         name, structure_set = named
         sources = match_rois(name, structure_set.num_contours, rois, settings.missing)
-        case = RTStructCase(name, structure_set.path, structure_set.series, sources)
+        case = RTStructCase(name, structure_set.path, structure_set.series, sources, structure_set.patient_id)
         grid, contours = case.read_geometry()
         place(contours, grid, case=name, outside=settings.outside)
         return case

@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +119,7 @@ class Series:
     uid : str
         Series Instance UID.
     modality : str
-        DICOM modality, for example ``"PT"``.
+        DICOM modality, for example ``"PT"``; empty if the header has none.
     frame_of_reference_uids : frozenset of str
         Frame of Reference UIDs of its slices: none, one, or, in a damaged series, several.
     slices : tuple of ImageSlice
@@ -153,7 +154,7 @@ class Series:
         first = min(image_slice.path for image_slice in self.slices)
         return (
             f"series in folder '{first.parent.relative_to(self.source)}' "
-            f"({self.modality}, {counted(len(self.slices), 'file')} from '{first.name}' on)"
+            f"({self.modality or 'no modality'}, {counted(len(self.slices), 'file')} from '{first.name}' on)"
         )
 
     def sorted_slices(self) -> list[ImageSlice]:
@@ -367,14 +368,21 @@ class Series:
         return thickness_mm
 
     def _gap_problems(self, slices: list[ImageSlice], gaps_mm: npt.NDArray[np.float64], spacing_mm: float) -> list[str]:
-        """Name missing slices, and the first of those that are there twice."""
+        """Name missing slices, and the first of those that are unevenly spaced, and of those that are there twice."""
         pairs = [f"'{self._file(before)}' and '{self._file(after)}'" for before, after in itertools.pairwise(slices)]
-        problems = [
-            f"missing slice: {pair} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm. "
-            f"Restore {max(round(gap_mm / spacing_mm) - 1, 1)} missing file(s)."
-            for pair, gap_mm in zip(pairs, gaps_mm, strict=True)
-            if gap_mm > 1.5 * spacing_mm
-        ]
+        problems, uneven = [], []
+        for pair, gap_mm in zip(pairs, gaps_mm, strict=True):
+            apart = f"{pair} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm"
+            whole = round(gap_mm / spacing_mm)
+            if whole > 1 and abs(gap_mm / spacing_mm - whole) <= POSITION_TOLERANCE_VOX:
+                problems.append(f"missing slice: {apart}. Restore {whole - 1} missing file(s).")
+            elif gap_mm > 1.5 * spacing_mm:
+                uneven.append(apart)
+        if uneven:
+            others = f", and {counted(len(uneven) - 1, 'other pair')} too" if len(uneven) > 1 else ""
+            problems.append(
+                f"unevenly spaced slices: {uneven[0]}{others}. Resample the series to a regular grid first."
+            )
         duplicated = [
             pair for pair, gap_mm in zip(pairs, gaps_mm, strict=True) if gap_mm < POSITION_TOLERANCE_VOX * spacing_mm
         ]
@@ -412,6 +420,11 @@ class Series:
                 "Resample the series to a regular grid first."
             ]
         return []
+
+
+def modalities_of(series: Iterable[Series]) -> str:
+    """List the modalities of series for a message."""
+    return ", ".join(sorted({one.modality or "none" for one in series})) or "none"
 
 
 @dataclass(frozen=True)
@@ -553,7 +566,7 @@ def _interpret(header: pydicom.FileDataset, path: Path) -> _Header:
     sop_class = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
     if not sop_class or ("Image Storage" in sop_class.name and "Rows" not in header):
         raise EOFError("the header ends early")
-    modality = str(header.get("Modality") or "")
+    modality = text_of(header, "Modality")
     is_image = modality not in _NOT_AN_IMAGE and "Rows" in header and "SeriesInstanceUID" in header
     return _Header(
         series_uid=str(header.get("SeriesInstanceUID") or ""),
@@ -593,7 +606,7 @@ def _make_slice(header: pydicom.Dataset, sop_class: UID, path: Path) -> ImageSli
 def _make_series(files: list[_Header], source: Path) -> Series:
     return Series(
         uid=files[0].series_uid,
-        modality=files[0].modality,
+        modality=next((file.modality for file in files if file.modality), ""),
         frame_of_reference_uids=frozenset(file.frame_of_reference_uid for file in files) - {""},
         slices=tuple(file.image_slice for file in files if file.image_slice is not None),
         source=source,

@@ -22,7 +22,7 @@ from nnunet_wsl.conversion.dataset import target_folder
 from nnunet_wsl.conversion.matching import common_modality
 from nnunet_wsl.conversion.naming import case_names, patient_groups, patient_splits
 from nnunet_wsl.conversion.objects import check_rois
-from nnunet_wsl.conversion.series import Series, files_below, find_dicom
+from nnunet_wsl.conversion.series import Series, files_below, find_dicom, modalities_of
 from nnunet_wsl.errors import InputError, counted
 from nnunet_wsl.files import wildcard_expression
 from nnunet_wsl.parallel import for_all
@@ -503,10 +503,9 @@ def _find_series(name: str, patient: _Patient, modality: str | None) -> Series:
     """Find the series whose images have the numbers of all contour files of a patient."""
     series = [one for one in patient.series if modality in (None, one.modality)]
     if not series:
-        present = ", ".join(sorted({one.modality for one in patient.series}))
         raise InputError(
             f"Patient '{name}': no image series of modality {modality} in '{patient.folder}'; those there are "
-            f"{present}. Change --modality."
+            f"{modalities_of(patient.series)}. Change --modality."
         )
 
     def without_image(one: Series) -> list[TextContour]:

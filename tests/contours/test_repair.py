@@ -219,19 +219,65 @@ def test_repeats_are_used_once(placed_in, repeat):
 
 
 def test_open_repeats(placed_in):
-    placed = placed_in(OUTLINE, OUTLINE[::-1], OUTLINE[1:], closed=False)
-    assert placed.repairs == (Repairs("GTV", "ROI", repeated=1),)
+    placed = placed_in(OUTLINE, OUTLINE[::-1], np.add(OUTLINE, (-0.2, 0.1)), OUTLINE[1:], closed=False)
+    assert placed.repairs == (Repairs("GTV", "ROI", repeated=2),)
     assert len(placed.contours) == 2
 
 
+@pytest.mark.parametrize("step", [(0.24, 0), (0.15, -0.18)])
+def test_contours_a_quarter_of_a_voxel_apart_are_repeats(placed_in, step):
+    """By even-odd, all would be left of the object is where only one of them is."""
+    placed = placed_in(OUTLINE, np.add(OUTLINE, step), np.subtract(OUTLINE, step)[::-1])
+    assert placed.repairs == (Repairs("GTV", "ROI", repeated=2),)
+    assert_same(placed, placed_in(OUTLINE))
+
+
+def test_a_disc_that_is_there_again_rounded_to_a_tenth_of_a_millimetre_stays(placed_in):
+    angle = 2 * np.pi * np.arange(80) / 80
+    disc = np.column_stack([3 + 2.9 * np.sin(angle), 5 + 4.4 * np.cos(angle)])
+    placed = placed_in(disc, np.round(disc * (0.7, 1.1), 1) / (0.7, 1.1))
+    assert placed.repairs == (Repairs("GTV", "ROI", repeated=1),)
+    assert_same(placed, placed_in(disc))
+
+
+def test_repeats_are_those_of_contours_that_are_used(placed_in):
+    """The third is as far from the second as that is from the first, but twice as far from the first."""
+    shifted = [np.add(OUTLINE, (0, 0.2 * k)) for k in range(4)]
+    placed = placed_in(*shifted)
+    assert [one.repeated for one in placed.repairs] == [2]
+    np.testing.assert_allclose([one.points_yx_vox for one in placed.contours], [shifted[0], shifted[2]], atol=1e-6)
+
+
+def test_small_contours_are_repeats_like_others(placed_in):
+    pixel = rectangle(2.6, 4.6, 3.4, 5.4)
+    placed = placed_in(pixel, np.add(pixel, (0.1, 0.2)), np.add(pixel, (0, 1)))
+    assert placed.repairs == (Repairs("GTV", "ROI", repeated=1),)
+    np.testing.assert_array_equal(seen(placed)[0], block((3, 5, 3, 6)))
+
+
 def test_a_contour_close_to_another_is_no_repeat(placed_in):
-    placed = placed_in(OUTLINE, np.add(OUTLINE, (0.1, 0)), np.add(np.array(OUTLINE) * 0.97, (0.1, 0.15)))
+    placed = placed_in(OUTLINE, np.add(OUTLINE, (0.3, 0)), np.add(np.array(OUTLINE) * 0.85, (0.45, 0.8)))
     assert placed.repairs == ()
     assert len(placed.contours) == 3
 
 
+@pytest.mark.parametrize("inset", [0.3, 1])
+def test_a_hole_close_to_its_ring_stays_a_hole(placed_in, inset):
+    """Inset 0.3: the lines go 0.1 before and 0.2 behind the centres of the outer pixels."""
+    placed = placed_in(rectangle(0.9, 1.9, 5.1, 8.1), rectangle(0.9 + inset, 1.9 + inset, 5.1 - inset, 8.1 - inset))
+    assert placed.repairs == ()
+    np.testing.assert_array_equal(seen(placed)[0], frame(1, 2, 5, 8))
+
+
 def test_same_box_but_other_lines_are_no_repeat(placed_in):
     assert placed_in(rectangle(1, 2, 5, 7), [(1, 2), (1, 7), (5, 7)]).repairs == ()
+
+
+def test_same_points_but_other_lines_are_no_repeat(placed_in):
+    """A triangle that is pushed in to the point (2, 5) from above, or from the left."""
+    placed = placed_in([(1, 2), (2, 5), (1, 9), (6, 2)], [(1, 2), (1, 9), (6, 2), (2, 5)])
+    assert placed.repairs == ()
+    assert len(placed.contours) == 2
 
 
 def test_repairs_are_counted_per_object_and_source(grid, draw):

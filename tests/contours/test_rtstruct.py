@@ -179,6 +179,29 @@ def test_coordinates_that_are_no_numbers(written, text):
     assert "numbers" in rtstruct.problems["GTV"][0]
 
 
+@pytest.mark.parametrize(
+    ("stated", "fault"),
+    [
+        (b"4.0 ", None),
+        (b"4\0", None),
+        (b"  ", None),
+        (b"3.5 ", "states 3.5 points, but has 4"),
+        (b"-4", "states -4 points, but has 4"),
+        (b"abc ", "expected a number of points, found 'abc'"),
+    ],
+)
+def test_a_number_of_points_that_is_written_otherwise(written, stated, fault):
+    def state(dataset):
+        contour = dataset.ROIContourSequence[0].ContourSequence[1]
+        tag = pydicom.tag.Tag("NumberOfContourPoints")
+        contour[tag] = pydicom.dataelem.RawDataElement(tag, None, len(stated), stated, 0, True, True)
+
+    rtstruct = read_rtstruct(written(state))
+    problems = rtstruct.problems.get("GTV", ())
+    assert len(rtstruct.contours.of("GTV")) + len(problems) == 2
+    assert [fault in problem for problem in problems] == ([True] if fault else [])
+
+
 def test_all_faults_of_the_selected_rois_together(written):
     def break_all(dataset):
         for roi in dataset.ROIContourSequence:

@@ -128,7 +128,7 @@ def forget_references(dataset):
     for frame in dataset.ReferencedFrameOfReferenceSequence:
         frame.RTReferencedStudySequence = []
     for roi in dataset.ROIContourSequence:
-        for contour in roi.ContourSequence:
+        for contour in roi.get("ContourSequence", ()):
             del contour.ContourImageSequence
 
 

@@ -933,6 +933,19 @@ def test_patients_stay_in_one_fold(source, raw):
         assert not patients[0] & patients[1]
 
 
+def test_patient_ids_of_structure_sets_count_where_images_have_none(source, raw, caplog):
+    """Those of images count first: the last two are of patient 0 and of one of their own."""
+    own = ["Zyx0", "Zyx0", "Zyx1", "Zyx2", "Zyx1"]
+    for i, (image, patient) in enumerate(zip(["", "", "", "Zyx0", "Zyx3"], own, strict=True)):
+        write_patient(source / f"p{i}", PatientID=image)
+        edit(source / f"p{i}" / "rs" / "rs.dcm", lambda d, patient=patient: setattr(d, "PatientID", patient))
+    target = convert_rtstruct(source, 501, "Test", settings=ConversionSettings(relevance="none"))
+    splits = json.loads((target / "splits_final.json").read_text())
+    assert sorted(sorted(fold["val"]) for fold in splits) == [["p0", "p1", "p3"], ["p2"], ["p4"]]
+    assert "Zyx" not in caplog.text
+    assert not any(b"Zyx" in path.read_bytes() for path in target.rglob("*.json"))
+
+
 def test_structure_sets_of_one_series_stay_in_one_fold(source, raw):
     """Two annotators of the same images, in folders and with a Patient ID that tell no patients apart."""
     for i in range(3):
@@ -1175,6 +1188,21 @@ def test_cases_of_different_modalities(source, raw):
     assert "--modality" in problem
 
 
+@pytest.mark.parametrize("how", ["empty", "missing"])
+def test_images_without_modality(source, raw, how):
+    write_patient(source / "ann")
+    for header in write_patient(source / "bob", modality=""):
+        if how == "missing":
+            edit(header.filename, lambda d: delattr(d, "Modality"))
+    problem = only_problem_of(source, raw)
+    assert problem.startswith(
+        "The series in folder 'bob/image' (no modality, 5 files from 'slice001.dcm' on): its files"
+    )
+    assert "have no Modality" in problem
+    assert "Restore the attribute, or export the series again." in problem
+    assert "the series are MR, none. Change" in only_problem_of(source, raw, modality="PT")
+
+
 def test_no_case_of_the_modality(source, raw):
     write_patient(source / "ann")
     problem = only_problem_of(source, raw, modality="PT")
@@ -1243,6 +1271,28 @@ def test_two_series_that_match_equally_well(source, raw):
     problem = only_problem_of(source, raw)
     assert "in folder 'ann/image'" in problem
     assert "in folder 'ann/copy'" in problem
+
+
+def test_where_no_selected_roi_is_drawn_the_others_tell_the_series(source, raw):
+    """A patient without the object, and an expression that matches nothing, to see all names."""
+    write_patient(source / "ann", PatientID="ann")
+    write_patient(source / "bob", rois={"body": TWICE, "GTV": {}}, PatientID="bob")
+    for name in ("ann", "bob"):
+        # Half a slice off the other's planes. Without a frame of reference only geometry can tell the two apart.
+        write_series(
+            source / name / "beside", series=f"{name} beside", frame=str(source / name), PatientID=name,
+            origin_mm=np.add(ORIGIN_MM, 1.5 * DIRECTION[:, 2]),
+        )  # fmt: skip
+        edit(source / name / "rs" / "rs.dcm", forget_frame)
+    ann, bob = problems_of(source, raw, rois={"x": "NONE"})
+    assert ann.startswith("Case 'ann': no ROI matches 'NONE' for label 'x'. It has the ROIs 'GTV'.")
+    assert bob.startswith("Case 'bob': no ROI matches 'NONE' for label 'x'. It has the ROIs 'body', 'GTV'.")
+    target = convert_rtstruct(
+        source, 501, "Test", rois={"GTV": "GTV"}, settings=ConversionSettings(missing="absent", relevance="none")
+    )
+    assert read(target / "labelsTr" / "ann.nii.gz").sum() == 3 * 15
+    assert not read(target / "labelsTr" / "bob.nii.gz").any()
+    np.testing.assert_array_equal(read(target / "imagesTr" / "bob_0000.nii.gz"), voxels(0))
 
 
 # --- the command ---

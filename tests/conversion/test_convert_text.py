@@ -555,6 +555,14 @@ def test_no_series_of_the_modality(source, raw):
     assert len(problems) == 2
 
 
+def test_images_without_modality(source, raw):
+    for path in (source / "dicoms" / "ann").rglob("*.dcm"):
+        edit(path, lambda dataset: setattr(dataset, "Modality", ""))
+    assert "have no Modality" in only_problem_of(source, raw)  # once for all phases
+    problems = problems_of(source, raw, modality="CT")
+    assert "in 'dicoms/ann'; those there are none. Change --modality." in problems[0]
+
+
 def test_a_long_axis_series_beside_is_told_apart_by_its_numbers(source, raw):
     write_cine(source / "dicoms" / "ann" / "long_axis", seed=3)
     for path in (source / "dicoms" / "ann" / "long_axis").iterdir():

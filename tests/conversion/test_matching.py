@@ -157,6 +157,28 @@ def test_two_that_match_equally_well(two_series):
     assert match(folder, "MR") == "mr"
 
 
+def test_two_in_the_frame_of_reference_of_a_structure_set_without_contours(two_series):
+    folder, headers, _ = two_series
+    write_contours(folder / "rs" / "rs.dcm", headers, {"GTV": {}})
+    edit(folder / "rs" / "rs.dcm", forget_series)
+    with pytest.raises(InputError, match="2 series share its frame of reference and it has no contours to tell them"):
+        match(folder)
+    assert match(folder, "PT") == "pet"
+
+
+def test_a_structure_set_without_contours_and_without_references(two_series):
+    folder = two_series[0]
+
+    def make_points(dataset):
+        forget_frame(dataset)
+        for contour in dataset.ROIContourSequence[0].ContourSequence:
+            contour.ContourGeometricType = "POINT"
+
+    edit(folder / "rs" / "rs.dcm", make_points)
+    with pytest.raises(InputError, match=r"it has no contours.*none among 2 series.*draw an ROI.*found 'POINT'"):
+        match(folder)
+
+
 def test_two_that_are_referenced(two_series):
     folder, _headers, pet = two_series
 

@@ -72,12 +72,22 @@ def test_without_expressions_rois_must_differ_in_more_than_letter_case():
     assert match_rois("a", present, {"x": choose}) == {"x": ("GTV+",)}
 
 
+@pytest.mark.parametrize("label", ["T", "linke Lunge (\u00e4u\u00dfere)", "\u80ba", "GTV'", "ignored", "a/b"])
+def test_good_labels(label):
+    check_rois({label: "x"})
+
+
 @pytest.mark.parametrize(
     ("rois", "message"),
     [
         ({"ignore": "x"}, "Label 'ignore' cannot be used"),
         ({"Background": "x"}, "Label 'Background' cannot be used"),
         ({" ": "x"}, "Label ' ' cannot be used"),
+        ({"": "x"}, "Label '' cannot be used"),
+        ({" background": "x"}, "Label ' background' cannot be used"),
+        ({"Ignore ": "x"}, "Label 'Ignore ' cannot be used"),
+        ({"T\u00a0": "x"}, r"Label 'T\\xa0' cannot be used: expected a name of printable characters without blanks"),
+        ({"T\n2": "x"}, r"Label 'T\\n2' cannot be used"),
         ({"a": "GTV("}, "not a regular expression"),
     ],
 )

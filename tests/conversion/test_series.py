@@ -151,6 +151,27 @@ def test_missing_slice_of_four(tmp_path):
     assert "are 6.000 mm apart, expected 3.000 mm" in problem_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("positions_mm", "expected"),
+    [
+        (
+            (0, 3, 6, 11, 16),
+            "'image/slice002.dcm' are 5.000 mm apart, expected 3.000 mm, and 1 other pair too",
+        ),
+        ((0, 3, 6, 9, 15.5), "unevenly spaced slices: 'image/slice002.dcm' and 'image/slice001.dcm' are 6.500 mm"),
+        ((0, 3, 6, 9, 15.2), "missing slice: 'image/slice002.dcm' and 'image/slice001.dcm' are 6.200 mm apart"),
+        ((0, 3, 6, 9, 21.1), "Restore 3 missing file(s)."),
+        ((0, 3, 6, 9, 13), "unevenly spaced slices: "),  # less than half a slice too much: of the whole grid
+    ],
+)
+def test_slices_are_missing_where_a_whole_number_of_them_fits(tmp_path, positions_mm, expected):
+    for k, (header, z_mm) in enumerate(zip(write_series(tmp_path / "image"), positions_mm, strict=True)):
+        shift(header, axis=2, mm=z_mm - 3 * k)
+    problem = problem_of(tmp_path)
+    assert expected in problem
+    assert ("Resample" in problem) == ("unevenly spaced slices" in problem) == ("missing slice" not in problem)
+
+
 def test_duplicated_slice(tmp_path):
     headers = write_series(tmp_path / "image")
     copy = tmp_path / "image" / "copy.dcm"
