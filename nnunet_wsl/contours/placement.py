@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_wsl.contours.contour import ContourSet
 from nnunet_wsl.contours.grid import Grid
-from nnunet_wsl.contours.repair import num_overlapping, repair, same_lines
+from nnunet_wsl.contours.repair import repair, same_lines
 from nnunet_wsl.errors import InputError, counted, rounded
 
 SLICE_TOLERANCE = 0.25
@@ -98,8 +98,6 @@ class Repairs:
         Contours with lines that run out and back.
     keyhole : int
         Contours with several rings joined by channels, which is no mistake.
-    overlapping : int
-        Contours that overlap another one of the source and slice in part, which leaves a hole; they are kept.
     """
 
     object: str
@@ -109,7 +107,6 @@ class Repairs:
     crossing: int = 0
     spur: int = 0
     keyhole: int = 0
-    overlapping: int = 0
 
     @property
     def notes(self) -> Iterator[str]:
@@ -120,7 +117,6 @@ class Repairs:
             (self.crossing, "self-crossing contour", "reduced to the border"),
             (self.spur, "contour with spurs", "freed of them"),
             (self.keyhole, "keyhole contour", "divided into rings"),
-            (self.overlapping, "partly overlapping contour", "combined by even-odd, with holes where two overlap"),
         ):
             if n:
                 yield f"{n} {kind if n == 1 else kind.replace('contour', 'contours')} of ROI '{self.source}' {done}"
@@ -206,7 +202,6 @@ def place(
     drawn: Counter[tuple[str, str]] = Counter()
     # By the voxel that the lines begin in, for one mask may have thousands of rings.
     seen: dict[tuple[object, ...], list[tuple[NDArray[np.float64], ...]]] = defaultdict(list)
-    rings: dict[tuple[str, str, int], list[tuple[NDArray[np.float64], ...]]] = defaultdict(list)
     for contour in contour_set.contours:
         roi = (contour.object, contour.source)
         drawn[roi] += 1
@@ -234,8 +229,6 @@ def place(
             if repeated or not lines:
                 continue
             seen[(*roi, contour.closed, k, y, x)].append(lines)
-            if contour.closed:
-                rings[(*roi, k)].append(lines)
             excess_vox = _excess_vox(lines, (z.min() + z.max()) / 2, grid)
             leaves = missing_slice or bool((excess_vox[:, :2] > GRID_TOLERANCE_VOX).any())
             if not leaves or outside == "clip":
@@ -251,9 +244,6 @@ def place(
         faults.setdefault((contour.source, fault.kind), []).append((fault, drawn[roi]))
     if faults:
         raise InputError(_describe(case, source, found) for (source, _), found in faults.items())
-    for (name, source, _), of_slice in rings.items():
-        if number := num_overlapping(of_slice):
-            repairs.setdefault((name, source), Counter())["overlapping"] += number
     clippings = tuple(
         Clipping(source, len(cuts), sum(area for area, _ in cuts), max(farthest for _, farthest in cuts))
         for source, cuts in cut.items()

@@ -157,84 +157,23 @@ def same_lines(a: Sequence[Floats], b: Sequence[Floats], *, closed: bool, tolera
     for extreme in (np.min, np.max):
         if (np.abs(extreme(points_a, axis=0) - extreme(points_b, axis=0)) > tolerance_vox).any():
             return False
-    places_a, places_b = (_places_of(lines, closed, tolerance_vox / 2) for lines in (a, b))
-    return bool(_near(places_a, places_b, tolerance_vox).all() and _near(places_b, places_a, tolerance_vox).all())
+    places = [np.concatenate([_places(line, closed, tolerance_vox / 2) for line in lines]) for lines in (a, b)]
+    return all(_all_near(*pair, tolerance_vox) for pair in (places, places[::-1]))
 
 
-def num_overlapping(contours: Sequence[Sequence[Floats]], tolerance_vox: float = REPEAT_VOX) -> int:
-    """Count the contours that overlap another one in part, neither within the other: by even-odd, that is a hole.
-
-    Parameters
-    ----------
-    contours : sequence of sequence of ndarray of float64, shape (N, 2)
-        The rings of each closed contour, which do not cross themselves, continuous voxel index (y, x).
-    tolerance_vox : float
-        How far a line must reach into the other contour, and out of it.
-
-    Returns
-    -------
-    int
-    """
-    rings = [(number, ring) for number, of_contour in enumerate(contours) for ring in of_contour]
-    if len(rings) < 2:
-        return 0
-    low, high = (np.array([extreme(ring, axis=0) for _, ring in rings]) for extreme in (np.min, np.max))
-    found: set[int] = set()
-    for i, j in np.transpose(_overlapping_boxes(low, high, 0.0)).tolist():
-        (p, a), (q, b) = rings[i], rings[j]
-        if p != q and _reaches(a, b) and _reaches(b, a) and _cross_each_other(a, b, tolerance_vox):
-            found |= {p, q}
-    return len(found)
-
-
-def _reaches(ring: Floats, other: Floats) -> bool:
-    """Tell at little cost whether a ring may have lines where another one is; those around small holes have none."""
-    following = np.roll(ring, -1, axis=0)
-    low, high = np.minimum(ring, following), np.maximum(ring, following)
-    return bool(((low <= other.max(axis=0)) & (high >= other.min(axis=0))).all(axis=1).any())
-
-
-def _cross_each_other(a: Floats, b: Floats, tolerance_vox: float) -> bool:
-    """Tell whether either of two rings goes both through the inside and through the outside of the other."""
-    points = np.concatenate(
-        [ring if _cross(ring, np.roll(ring, -1, axis=0)).sum() > 0 else ring[::-1] for ring in (a, b)]
-    )
-    index = np.arange(len(points))
-    following = np.concatenate([np.roll(own, -1) for own in np.split(index, [len(a)])])
-    lines = _Lines(points, index, following, np.ones_like(index), np.ones_like(index), index)
-    if not _meetings(lines, TOLERANCE_VOX).any:
-        return False
-    cut = _cut_where_they_meet(lines, TOLERANCE_VOX)
-    ahead, behind = _winding_numbers(cut, np.zeros_like(cut.a))
-    # Both go the same way round: on the inner side of a line of one, the sum is 1, or, inside of the other, 2.
-    inside = np.maximum(np.abs(ahead), np.abs(behind)) > 1
-    places, line = _places(cut.nodes[cut.a], cut.nodes[cut.b], tolerance_vox / 2)
-    for other, own in ((b, cut.segment < len(a)), (a, cut.segment >= len(a))):
-        apart = own[line] & ~_near(places, _places_of([other], True, tolerance_vox / 2), tolerance_vox)
-        if (apart & inside[line]).any() and (apart & ~inside[line]).any():
-            return True
-    return False
-
-
-def _places_of(lines: Sequence[Floats], closed: bool, step_vox: float) -> Floats:
-    """Places along lines, their points among them, that are no farther apart than a step."""
-    ends = [(line, np.roll(line, -1, axis=0)) if closed else (line[:-1], line[1:]) for line in lines]
-    return np.concatenate([np.concatenate([_places(*of, step_vox)[0], of[1][-1:]]) for of in ends])
-
-
-def _places(start: Floats, end: Floats, step_vox: float) -> tuple[Floats, Ints]:
-    """Places on segments, from the start on, that are no farther apart than a step; and the segment of each."""
+def _places(line: Floats, closed: bool, step_vox: float) -> Floats:
+    """Places along a line, its points among them, that are no farther apart than a step."""
+    start, end = (line, np.roll(line, -1, axis=0)) if closed else (line[:-1], line[1:])
     # The limit is for damaged files, whose points may be anywhere; lines that need it are not within an image.
     count = np.clip(np.ceil(np.hypot(*(end - start).T) / step_vox), 1, _MAX_PLACES).astype(np.int64)
     segment = np.repeat(np.arange(len(start)), count)
     t = (np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)) / count[segment]
-    return start[segment] + t[:, None] * (end - start)[segment], segment
+    return np.concatenate([start[segment] + t[:, None] * (end - start)[segment], line[-1:]])
 
 
-def _near(places: Floats, others: Floats, tolerance_vox: float) -> NDArray[np.bool_]:
-    """Which places have another one within the tolerance."""
+def _all_near(places: Floats, others: Floats, tolerance_vox: float) -> bool:
     distance, _ = cKDTree(others).query(places, distance_upper_bound=tolerance_vox * (1 + 1e-9))
-    return np.asarray(np.isfinite(distance))
+    return bool(np.isfinite(distance).all())
 
 
 def _meets_only_neighbours(points: Floats, tolerance_vox: float) -> bool:

@@ -73,8 +73,6 @@ class ObjectReport:
         Contours left out because they enclose nothing, or are open and have no length.
     crossing_contours, spur_contours, keyhole_contours : int
         Contours repaired because they cross themselves, have spurs, or consist of rings joined by channels.
-    overlapping_contours : int
-        Contours of one ROI and slice that overlap in part, which leaves a hole.
     """
 
     case: str
@@ -97,7 +95,6 @@ class ObjectReport:
     crossing_contours: int
     spur_contours: int
     keyhole_contours: int
-    overlapping_contours: int
 
     @classmethod
     def of(
@@ -135,7 +132,6 @@ class ObjectReport:
             crossing_contours=sum(repair.crossing for repair in repairs),
             spur_contours=sum(repair.spur for repair in repairs),
             keyhole_contours=sum(repair.keyhole for repair in repairs),
-            overlapping_contours=sum(repair.overlapping for repair in repairs),
         )
 
 
@@ -258,7 +254,6 @@ def _notes(reports: Sequence[ObjectReport]) -> dict[tuple[str, str], list[tuple[
                     (report.extentless_contours, "without extent, left out"),
                     (report.crossing_contours, "with self-crossings, reduced to the border of what is enclosed"),
                     (report.spur_contours, "with spurs, which were removed"),
-                    (report.overlapping_contours, "of one ROI that cross each other: where two overlap is a hole"),
                 )
             ),
             (

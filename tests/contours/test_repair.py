@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.spatial import cKDTree
 
 from nnunet_wsl.contours import ContourSet, Repairs, contour_voxels, place, rasterise
-from nnunet_wsl.contours.repair import num_overlapping, repair
+from nnunet_wsl.contours.repair import repair
 
 HEIGHT, WIDTH = 7, 11
 
@@ -258,7 +257,7 @@ def test_small_contours_are_repeats_like_others(placed_in):
 
 def test_a_contour_close_to_another_is_no_repeat(placed_in):
     placed = placed_in(OUTLINE, np.add(OUTLINE, (0.3, 0)), np.add(np.array(OUTLINE) * 0.85, (0.45, 0.8)))
-    assert not any(one.repeated for one in placed.repairs)
+    assert placed.repairs == ()
     assert len(placed.contours) == 3
 
 
@@ -277,76 +276,8 @@ def test_same_box_but_other_lines_are_no_repeat(placed_in):
 def test_same_points_but_other_lines_are_no_repeat(placed_in):
     """A triangle that is pushed in to the point (2, 5) from above, or from the left."""
     placed = placed_in([(1, 2), (2, 5), (1, 9), (6, 2)], [(1, 2), (1, 9), (6, 2), (2, 5)])
-    assert placed.repairs == (Repairs("GTV", "ROI", overlapping=2),)
+    assert placed.repairs == ()
     assert len(placed.contours) == 2
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "overlap"),
-    [
-        (rectangle(1, 2, 4, 6), rectangle(2, 4, 6, 9), True),
-        (rectangle(1, 2, 4, 6)[::-1], rectangle(2, 4, 6, 9), True),
-        (rectangle(1, 2, 4, 6), rectangle(2, 5.6, 3, 9), True),  # goes in by 0.4
-        (rectangle(1, 2, 4, 6), rectangle(2, 5.8, 3, 9), False),  # goes in by 0.2, as after rounding
-        (rectangle(1, 2, 4, 6), rectangle(1, 4, 4, 9), True),  # along shared lines, and through a line
-        (rectangle(1, 2, 5, 6), [(2, 5), (3, 6), (4, 7), (5, 6), (4, 5), (3, 4)], True),  # through points of its own
-        (rectangle(0, 5, 6, 5.4), rectangle(2, 2, 4, 9), True),  # thinner than twice the tolerance
-        (rectangle(1, 2, 4, 6), rectangle(1, 6, 4, 9), False),  # side by side
-        (rectangle(1, 2, 4, 6), rectangle(4, 6, 6, 9), False),  # corner to corner
-        (rectangle(1, 2, 5, 9), rectangle(1, 3, 4, 6), False),  # a hole at the border
-        (rectangle(1, 2, 5, 9), rectangle(2, 3, 4, 6), False),
-        (rectangle(1, 2, 2, 3), rectangle(4, 5, 6, 9), False),
-    ],
-)
-def test_contours_that_overlap_in_part(placed_in, first, second, overlap):
-    placed = placed_in(first, second)
-    assert placed.repairs == ((Repairs("GTV", "ROI", overlapping=2),) if overlap else ())
-    assert_same(placed, placed_in(second, first))
-
-
-def test_overlaps_are_of_one_source_and_slice(grid, draw):
-    first, second = rectangle(1, 2, 4, 6), rectangle(2, 4, 6, 9)
-    contours = [
-        draw(grid, 1, first, source="one"),
-        draw(grid, 1, second, source="two"),
-        draw(grid, 2, second, source="one"),
-    ]
-    assert place(ContourSet(["GTV"], contours), grid, case="c").repairs == ()
-    placed = place(ContourSet(["GTV"], [*contours, draw(grid, 2, first, source="one")]), grid, case="c")
-    assert placed.notes == (
-        "2 partly overlapping contours of ROI 'one' combined by even-odd, with holes where two overlap",
-    )
-
-
-def depths(ring, other):
-    """How deep a ring goes into another one, and how far it goes out; by angles, at 300 places on every side."""
-    steps = np.arange(300)[:, None] / 300
-    places, theirs = (
-        (corners + steps * (np.roll(corners, -1) - corners)).ravel() for corners in (c @ [1, 1j] for c in (ring, other))
-    )
-    angles = np.angle((np.roll(theirs.reshape(300, -1)[0], -1) - places[:, None])
-                      / (theirs.reshape(300, -1)[0] - places[:, None])).sum(axis=1)  # fmt: skip
-    distance, _ = cKDTree(np.column_stack([theirs.real, theirs.imag])).query(
-        np.column_stack([places.real, places.imag])
-    )
-    inside = np.round(angles / (2 * np.pi)) != 0
-    return distance[inside].max(initial=0), distance[~inside].max(initial=0)
-
-
-@given(
-    first=st.builds(star, st.integers(0, 2**32 - 1), st.integers(4, 9)),
-    second=st.builds(
-        star,
-        st.integers(0, 2**32 - 1),
-        st.integers(4, 9),
-        st.tuples(st.integers(0, 6), st.integers(0, 10)),
-        st.sampled_from([(1, 0.6), (1.4, 2.7), (3, 4)]),
-    ),
-)
-def test_overlaps_in_part_go_in_and_out(first, second):
-    deepest = max(min(depths(first, second)), min(depths(second, first)))
-    assume(not 0.23 < deepest < 0.27)
-    assert num_overlapping([[first], [second]]) == (2 if deepest > 0.25 else 0)
 
 
 def test_repairs_are_counted_per_object_and_source(grid, draw):
