@@ -157,8 +157,10 @@ def same_lines(a: Sequence[Floats], b: Sequence[Floats], *, closed: bool, tolera
     for extreme in (np.min, np.max):
         if (np.abs(extreme(points_a, axis=0) - extreme(points_b, axis=0)) > tolerance_vox).any():
             return False
-    places = [np.concatenate([_places(line, closed, tolerance_vox / 2) for line in lines]) for lines in (a, b)]
-    return all(_all_near(*pair, tolerance_vox) for pair in (places, places[::-1]))
+    places_a, places_b = (
+        np.concatenate([_places(line, closed, tolerance_vox / 2) for line in lines]) for lines in (a, b)
+    )
+    return _all_near(places_a, places_b, tolerance_vox) and _all_near(places_b, places_a, tolerance_vox)
 
 
 def _places(line: Floats, closed: bool, step_vox: float) -> Floats:

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from nnunet_wsl.conversion.dataset import FILE_ENDING, build_dataset, new_folder, write_volume
-from nnunet_wsl.conversion.matching import common_modality
 from nnunet_wsl.conversion.naming import case_names
 from nnunet_wsl.conversion.series import Series, find_dicom, modalities_of
 from nnunet_wsl.errors import InputError
@@ -69,7 +68,11 @@ def convert_images(
             f"All image series {wanted}below '{dicom.folder}' are localizers, in colours or captures of a screen. Add "
             "others."
         )
-    common_modality(chosen)
+    if len({series.modality for series in chosen}) > 1:
+        raise InputError(
+            f"The series below '{dicom.folder}' are of different modalities: {modalities_of(chosen)}. Choose one with "
+            "--modality."
+        )
     files = [min(s.path for s in series.slices).relative_to(dicom.folder) for series in chosen]
     with build_dataset(target, overwrite=False) as building:
 
