@@ -17,6 +17,9 @@ TABLES = "evidence_tables.md"
 DATA_SETS = {"hippocampus": "hippocampus", "nuclei": "nuclei", "sarcoma_mr": "MR", "sarcoma": "PET"}
 """How tables call them, by how the names of their studies begin."""
 
+_NOTES = {SWAPPED: ", swapped", "_contours_inside": ", contours inside"}
+"""What the names of some studies end in, and how tables say it."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -111,7 +114,8 @@ class Difference:
         study, budget = self.study, self.study["budget"]
         data_set = next(name for prefix, name in DATA_SETS.items() if study["study"].startswith(prefix))
         network = {"planned": ", nnU-Net's network", "[16, 32, 64, 128]": ", half of nnU-Net's network"}
-        cases = f"{len(study['cases']['train'])} cases{', swapped' if study['study'].endswith(SWAPPED) else ''}"
+        notes = "".join(note for ending, note in _NOTES.items() if study["study"].endswith(ending))
+        cases = f"{len(study['cases']['train'])} cases{notes}"
         return (
             f"{data_set}, {study.get('folds', cases)}, {budget['epochs'] * budget['iterations_per_epoch']} "
             f"{'AdamW' if budget['optimiser'] == 'adam' else 'SGD'}{network.get(str(study['network']['features']), '')}"
