@@ -139,7 +139,7 @@ def read_json(path: Path, remedy: str) -> Any:
     Parameters
     ----------
     path : Path
-        The file; Windows' editors may have put a byte order mark before it.
+        The file.
     remedy : str
         What to do if it cannot be read: the end of the message.
 
@@ -149,7 +149,7 @@ def read_json(path: Path, remedy: str) -> Any:
         If it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{path}' cannot be read as JSON ({described(error)}). {remedy}") from error
 

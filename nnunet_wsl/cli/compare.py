@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_wsl.cli.output import replace_what_cannot_be_shown
 from nnunet_wsl.errors import counted, rounded
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare_runs(args.run_a, args.run_b)
     if args.out is not None:
         comparison.write(args.out)
+    replace_what_cannot_be_shown()
     print_rows(comparison)
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_wsl.cli.jobs import add_jobs
+from nnunet_wsl.cli.output import replace_what_cannot_be_shown
 from nnunet_wsl.errors import InputError, counted, rounded
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         predicted_only=args.predicted_only,
         jobs=args.jobs,
     )
+    replace_what_cannot_be_shown()
     print_means(result)
     return 0
 

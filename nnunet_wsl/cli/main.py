@@ -14,7 +14,6 @@ import signal
 import sys
 from _thread import interrupt_main
 from collections.abc import Callable, Sequence
-from io import TextIOWrapper
 from threading import Timer, main_thread
 from types import ModuleType
 from typing import TextIO
@@ -72,8 +71,6 @@ def exit_code(run: Callable[[], int]) -> int:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("nnunet_wsl").setLevel(logging.INFO)
-    if isinstance(sys.stdout, TextIOWrapper):  # a "³" must not end a run because a pipe is ASCII, as on some Windows
-        sys.stdout.reconfigure(errors="replace")
     # Who kills a process, closes its terminal or ends a job on a cluster means what Ctrl-C means: clean up, and let no
     # worker go on.
     handlers = {one: signal.signal(one, signal.default_int_handler) for one in _ENDING if not _is_ignored(one)}

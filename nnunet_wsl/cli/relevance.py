@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nnunet_wsl.cli.output import replace_what_cannot_be_shown
 from nnunet_wsl.errors import InputError, last_line
 from nnunet_wsl.files import check_complete, replacing
 
@@ -132,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     fused = fuse(maps, args.fuse)[None] if args.fuse else maps
     _write(args.output, fused, image.geometry)
 
+    replace_what_cannot_be_shown()
     print(f"{args.output}: relevance by {settings.mode}, {settings.kernel} kernel, nearest in the {settings.search}")
     for name, sigma_mm, cutoff_mm in zip(objects.names, settings.sigma_mm, settings.cutoff_mm, strict=True):
         sigma = "" if settings.mode == "intensity" else f"sigma {sigma_mm:.4g} mm, "

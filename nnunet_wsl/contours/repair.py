@@ -54,7 +54,7 @@ nobody has drawn a ring there; filled by even-odd, it is all that would be left 
 
 _DECIMALS_VOX = 6
 _MAX_ROUNDS = 50
-_MAX_PLACES = 100_000
+_MAX_PLACES = 40_000
 
 Fault = Literal["without_extent", "crossing", "spur", "keyhole"]
 
@@ -151,7 +151,7 @@ def same_lines(a: Sequence[Floats], b: Sequence[Floats], *, closed: bool, tolera
 
     Notes
     -----
-    Distances are taken between places half the tolerance apart along the lines: at most 3 % of it too large.
+    Distances are taken between places half the tolerance apart along the lines, and so about 3 % of it too large.
     """
     points_a, points_b = np.concatenate(a), np.concatenate(b)
     for extreme in (np.min, np.max):

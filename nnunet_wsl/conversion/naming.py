@@ -20,9 +20,9 @@ _UID = re.compile(r"^\d+(\.\d+){3,}\Z|(?<!\d)(?<!\d\.)[012](\.(0|[1-9]\d*)){4,}(
 def case_names(folders: Sequence[PurePath], files: Sequence[PurePath] = ()) -> list[str]:
     """Name cases after their folders.
 
-    The components of a folder are joined with ``_``. Components that all cases share and components that contain
-    what looks like a DICOM UID say nothing and are dropped; a single case keeps its shared ones. Cases of the same
-    name are numbered in the order of their folders.
+    The components of a folder are joined with ``_``. Components that all cases share, and what looks like a DICOM
+    UID, say nothing and are dropped; a single case keeps its shared ones. Cases of the same name are numbered in the
+    order of their folders.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def case_names(folders: Sequence[PurePath], files: Sequence[PurePath] = ()) -> l
     >>> case_names([PurePath("STS_001/PET/mask"), PurePath("STS_002/PET/mask")])
     ['STS_001', 'STS_002']
     """
-    telling = [[part for part in folder.parts if not _UID.search(part)] for folder in folders]
+    telling = [[text for part in folder.parts if (text := _UID.sub("", part).strip(" ._-"))] for folder in folders]
     shared = set.intersection(*map(set, telling)) if len(folders) > 1 else set()
     names = [
         re.sub(r"[^A-Za-z0-9_-]+", "-", "_".join(part for part in parts if part not in shared)).strip("-_") or "case"

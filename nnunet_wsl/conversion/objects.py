@@ -16,19 +16,17 @@ Missing = Literal["error", "absent", "unknown"]
 
 RESERVED_LABELS = ("background", "ignore")
 
-LABEL_RULE = (
-    f"a name of printable characters without blanks at its ends, and other than {' and '.join(RESERVED_LABELS)}"
-)
+LABEL_RULE = f"a name without line breaks or blanks at its ends, and other than {' and '.join(RESERVED_LABELS)}"
 """What messages say of the names that an object may have."""
 
 
 def is_usable_label(name: str) -> bool:
     """Return whether an object may have this name.
 
-    It is not empty, in no letter case nnU-Net's own, and looks like no other: no blanks at its ends, no characters
-    that are not seen, such as line breaks.
+    It is not empty, in no letter case nnU-Net's own, and on one line, without blanks at its ends.
     """
-    return bool(name) and name == name.strip() and name.isprintable() and name.lower() not in RESERVED_LABELS
+    on_one_line = not any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in name)
+    return bool(name) and name == name.strip() and on_one_line and name.lower() not in RESERVED_LABELS
 
 
 def check_rois(rois: Mapping[str, str]) -> None:

@@ -266,9 +266,11 @@ def _summarise(path: Path) -> _Summary:
 
 
 def _read_contours(path: Path, names: Sequence[str]) -> ContourSet:
-    """Return the contours of these ROIs, or of all where none of these has any: they tell the series as well."""
-    contours = read_rtstruct(path).contours
-    drawn = [name for name in names if contours.of(name)] or contours.objects
+    """Return the contours of these ROIs, or, where none of these has any, of all without faults, which tell as well."""
+    rtstruct = read_rtstruct(path)
+    contours = rtstruct.contours
+    drawn = [name for name in names if contours.of(name)]
+    drawn = drawn or [name for name in contours.objects if name not in rtstruct.problems]
     return contours.selected({name: [name] for name in drawn})
 
 

@@ -374,7 +374,7 @@ class Series:
         for pair, gap_mm in zip(pairs, gaps_mm, strict=True):
             apart = f"{pair} are {gap_mm:.3f} mm apart, expected {spacing_mm:.3f} mm"
             whole = round(gap_mm / spacing_mm)
-            if whole > 1 and abs(gap_mm / spacing_mm - whole) <= POSITION_TOLERANCE_VOX:
+            if whole > 1 and abs(gap_mm / spacing_mm - whole) <= POSITION_TOLERANCE_VOX * whole:  # each may be rounded
                 problems.append(f"missing slice: {apart}. Restore {whole - 1} missing file(s).")
             elif gap_mm > 1.5 * spacing_mm:
                 uneven.append(apart)

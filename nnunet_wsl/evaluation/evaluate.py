@@ -134,9 +134,7 @@ def _score(pair: CasePair, reader: Any, labels: ScoredLabels) -> CaseScores:
 
 
 def _read_dataset_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise InputError(f"'{path}' does not exist. Pass the dataset.json of the dataset with --dataset-json.")
-    content = read_json(path, "Give nnU-Net's dataset.json.")
+    content = read_json(path, "Pass the dataset.json of the dataset with --dataset-json.")
     if not isinstance(content, dict) or not isinstance(content.get("file_ending"), str):
         raise InputError(f"'{path}' has no 'file_ending', for example '.nii.gz'. Give nnU-Net's dataset.json.")
     return content

@@ -21,6 +21,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import nn
 from tqdm import tqdm
 
@@ -108,9 +109,7 @@ class RelevancePredictor:
             )
         self.objects: tuple[str, ...] = tuple(heads[0]["objects"])
         self._weights_of_heads = [head["weights"] for head in heads]
-        self._predictor = nnUNetPredictor(
-            device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False
-        )
+        self._predictor = nnUNetPredictor(device=device, allow_tqdm=False)
         try:
             self._predictor.initialize_from_trained_model_folder(str(model), tuple(names), checkpoint)
         except Exception as error:  # nnU-Net raises whatever it meets
@@ -216,12 +215,16 @@ class RelevancePredictor:
             )
         plans, configuration = self._predictor.plans_manager, self._predictor.configuration_manager
         order = plans.transpose_forward
-        shape, spacing_mm = ([values[axis] for axis in order] for values in (image.shape[1:], properties["spacing"]))
+        # nnU-Net crops to what is not zero first.
+        box = next(iter(ndimage.find_objects((image != 0).any(axis=0).view(np.uint8))), None)
+        lengths = [part.stop - part.start for part in box] if box else image.shape[1:]
+        shape, spacing_mm = ([values[axis] for axis in order] for values in (lengths, properties["spacing"]))
         planned_mm = [*spacing_mm[: len(shape) - len(configuration.spacing)], *configuration.spacing]
         resampled = compute_new_shape(shape, spacing_mm, planned_mm)
         if 0 in resampled:
             problems.append(
-                f"of {' x '.join(map(str, shape))} voxels of {_joined(spacing_mm)} mm, nothing is left at the "
+                f"of {' x '.join(map(str, shape))} voxels of {_joined(spacing_mm)} mm, without the zeros around them, "
+                "nothing is left at the "
                 f"{_joined(planned_mm)} mm of the model. Give images as large as those that it was trained on."
             )
         return problems
@@ -458,7 +461,9 @@ def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[
     problems += [problem for found in cases.values() for problem in map(_header_problem, found) if problem]
     if problems:
         raise InputError(problems)
-    if others := [path.name for path in visible if path not in files and path.is_file()]:
+    channels = (re.fullmatch(r"(.+_[0-9]{4})\..+", path.name) for path in visible if path not in files)
+    # What is beside an image of the same name belongs to it, such as the voxels of a header.
+    if others := [match[0] for match in channels if match and images / f"{match[1]}{ending}" not in files]:
         _LOG.warning(
             "%s in '%s' %s not end in '%s', as the model's images do, and %s left out, such as '%s'.",
             counted(len(others), "file"), images, "does" if len(others) == 1 else "do", ending,
@@ -496,7 +501,8 @@ def _header_problem(path: Path) -> str | None:
         return f"'{path}' cannot be read as an image ({described(error)}). Write it again."
     if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
         return f"'{path}' has complex numbers; expected real ones. Convert them, for example to magnitudes."
-    if (values := reader.GetNumberOfComponents()) > 1:
+    values = reader.GetNumberOfComponents()
+    if values > 1 and path.suffix not in {".png", ".bmp"}:  # whose greys may come from a palette
         return f"'{path}' has {values} values per voxel; expected one, and a file per channel. Split it."
     if reader.GetDimension() not in {2, 3}:
         return f"'{path}' has {reader.GetDimension()} dimensions; expected 2 or 3. Write one image per file."

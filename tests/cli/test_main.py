@@ -110,10 +110,11 @@ def test_output_that_nobody_reads_is_no_error():
 
 
 def test_output_that_cannot_show_a_character_is_no_error():
-    code = "from nnunet_wsl.cli.main import exit_code; exit(exit_code(lambda: print('mm\u00b3') or 0))"
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
-    assert (done.returncode, done.stdout.rstrip(), done.stderr) == (0, b"mm?", b"")
+    code = "from nnunet_wsl.cli import output; output.replace_what_cannot_be_shown(); print('mm\u00b3')"
+    for errors, shown in (("", b"mm?"), (":backslashreplace", rb"mm\xb3")):
+        environment = os.environ | {"PYTHONIOENCODING": f"ascii{errors}"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stdout.rstrip(), done.stderr) == (0, shown, b"")
 
 
 def test_a_broken_pipe_between_processes_is_an_error(monkeypatch):

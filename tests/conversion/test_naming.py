@@ -21,7 +21,8 @@ UID = "1.3.6.1.4.1.14519.5.2.1"
         (["a/PET/mask", "a/MR/mask", "b/PET/mask"], ["a_PET", "a_MR", "b_PET"]),
         ([f"pat 1/{UID}.7/{UID}.8", f"pat 2/{UID}.9/{UID}.8"], ["pat-1", "pat-2"]),
         ([f"ann/CT.{UID}.7", f"bob/CT.{UID}.8"], ["ann", "bob"]),
-        (["ann/RS1.2.840.7.2_new", "bob/(2.25.0.3.10).old"], ["ann", "bob"]),
+        ([f"ann-{UID}.7", f"bob_{UID}.8"], ["ann", "bob"]),
+        (["ann/RS1.2.840.7.2_new", "bob/old 2.25.0.3.10"], ["ann_RS_new", "bob_old"]),
         # dates, versions and other numbers are none
         (["a/2020.01.02", "a/v1.2.3.4"], ["2020-01-02", "v1-2-3-4"]),
         (

@@ -86,7 +86,7 @@ def test_good_labels(label):
         ({"": "x"}, "Label '' cannot be used"),
         ({" background": "x"}, "Label ' background' cannot be used"),
         ({"Ignore ": "x"}, "Label 'Ignore ' cannot be used"),
-        ({"T\u00a0": "x"}, r"Label 'T\\xa0' cannot be used: expected a name of printable characters without blanks"),
+        ({"T\u00a0": "x"}, r"Label 'T\\xa0' cannot be used: expected a name without line breaks or blanks at its ends"),
         ({"T\n2": "x"}, r"Label 'T\\n2' cannot be used"),
         ({"a": "GTV("}, "not a regular expression"),
     ],

@@ -158,7 +158,9 @@ def test_missing_slice_of_four(tmp_path):
             (0, 3, 6, 11, 16),
             "'image/slice002.dcm' are 5.000 mm apart, expected 3.000 mm, and 1 other pair too",
         ),
-        ((0, 3, 6, 9, 15.5), "unevenly spaced slices: 'image/slice002.dcm' and 'image/slice001.dcm' are 6.500 mm"),
+        ((0, 3, 6, 9, 15.7), "unevenly spaced slices: 'image/slice002.dcm' and 'image/slice001.dcm' are 6.700 mm"),
+        # 1.25 mm apart, rounded to 0.1 mm; two are missing.
+        ((0, 1.3, 2.5, 3.8, 7.5), "3.700 mm apart, expected 1.300 mm. Restore 2 missing file(s)"),
         ((0, 3, 6, 9, 15.2), "missing slice: 'image/slice002.dcm' and 'image/slice001.dcm' are 6.200 mm apart"),
         ((0, 3, 6, 9, 21.1), "Restore 3 missing file(s)."),
         ((0, 3, 6, 9, 13), "unevenly spaced slices: "),  # less than half a slice too much: of the whole grid

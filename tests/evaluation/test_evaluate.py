@@ -392,12 +392,6 @@ def test_more_than_one_value_per_voxel(tmp_path, shape, vector):
     assert "expected one value per voxel" in problem
 
 
-def test_a_byte_order_mark_before_dataset_json(folders):
-    path = folders / "pred" / "dataset.json"
-    path.write_text(path.read_text(), encoding="utf-8-sig")
-    assert len(evaluate(folders).cases) == 3
-
-
 @pytest.mark.parametrize(
     ("value", "message"), [(2.5, "values that are no integers"), (2**31, "no label values, such as 2147483648")]
 )
@@ -436,6 +430,7 @@ def test_wrong_folders_and_dataset_json(folders, tmp_path):
     assert "cannot be read as JSON" in problems_of(folders)[0]
     (folders / "pred" / "dataset.json").unlink()
     assert "--dataset-json" in problems_of(folders)[0]
+    assert "--dataset-json" in problems_of(folders, dataset_json=tmp_path / ("x" * 300))[0]
 
 
 @pytest.mark.parametrize("missing", ["pred", "ref"])

@@ -601,7 +601,26 @@ def test_an_image_of_which_nothing_is_left_at_the_spacing_of_the_model(tmp_path,
     thin.SetSpacing(SPACING_XYZ)
     sitk.WriteImage(thin, str(images / "b_0000.nii.gz"))
     (problem,) = refused(capsys, images, tmp_path / "out", model)
-    assert "b_0000.nii.gz': of 1 x 6 x 11 voxels of 0.7 x 3 x 1.1 mm, nothing is left at the 2 x 1 x 1 mm" in problem
+    assert "b_0000.nii.gz': of 1 x 6 x 11 voxels of 0.7 x 3 x 1.1 mm" in problem
+    assert "nothing is left at the 2 x 1 x 1 mm of the model" in problem
+
+
+def test_an_image_of_which_nothing_is_left_without_its_zeros(tmp_path, images, model, capsys):
+    values = np.zeros((6, 11, 17), np.float32)
+    values[2:5, 3:9, 4] = 1
+    thin = sitk.GetImageFromArray(values)
+    thin.SetSpacing(SPACING_XYZ)
+    sitk.WriteImage(thin, str(images / "b_0000.nii.gz"))
+    (problem,) = refused(capsys, images, tmp_path / "out", model)
+    assert "b_0000.nii.gz': of 1 x 3 x 6 voxels" in problem
+
+
+def test_grey_images_with_a_palette(tmp_path):
+    """As which BMP is read by ITK, but not by nnU-Net."""
+    model = write_model(tmp_path / "model", reader="NaturalImage2DIO", ending=".bmp", name="2d")
+    (tmp_path / "images").mkdir()
+    io.imsave(tmp_path / "images" / "a_0000.bmp", (box()[2] * 100).astype(np.uint8), check_contrast=False)
+    assert predict(tmp_path / "images", tmp_path / "out", model) == 0
 
 
 def test_complex_images(tmp_path, images, model, capsys):
@@ -612,6 +631,8 @@ def test_complex_images(tmp_path, images, model, capsys):
 
 def test_files_of_other_formats_are_named(tmp_path, images, model, caplog):
     shutil.copy(images / "a_0000.nii.gz", images / "b_0000.NII.GZ")
+    (images / "a_0000.raw").touch()  # may belong to the image of this name
+    (images / "notes.txt").touch()
     assert predict(images, tmp_path / "out", model) == 0
     assert (
         f"1 file in '{images}' does not end in '.nii.gz', as the model's images do, and is left out, such as "
