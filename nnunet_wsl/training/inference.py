@@ -223,9 +223,9 @@ class RelevancePredictor:
         resampled = compute_new_shape(shape, spacing_mm, planned_mm)
         if 0 in resampled:
             problems.append(
-                f"of {' x '.join(map(str, shape))} voxels of {_joined(spacing_mm)} mm, without the zeros around them, "
-                "nothing is left at the "
-                f"{_joined(planned_mm)} mm of the model. Give images as large as those that it was trained on."
+                f"of {_joined(shape)} voxels of {_joined(spacing_mm)} mm, without the zeros around them, nothing is "
+                f"left at the {_joined(planned_mm)} mm of the model. Give images as large as those that it was trained "
+                "on."
             )
         return problems
 
@@ -461,9 +461,10 @@ def _find_cases(images: Path, ending: str, num_channels: int) -> dict[str, list[
     problems += [problem for found in cases.values() for problem in map(_header_problem, found) if problem]
     if problems:
         raise InputError(problems)
-    channels = (re.fullmatch(r"(.+_[0-9]{4})\..+", path.name) for path in visible if path not in files)
+    names = {path.name for path in files}
+    channels = (re.fullmatch(r"(.+_[0-9]{4})\..+", path.name) for path in visible)
     # What is beside an image of the same name belongs to it, such as the voxels of a header.
-    if others := [match[0] for match in channels if match and images / f"{match[1]}{ending}" not in files]:
+    if others := [match[0] for match in channels if match and f"{match[1]}{ending}" not in names]:
         _LOG.warning(
             "%s in '%s' %s not end in '%s', as the model's images do, and %s left out, such as '%s'.",
             counted(len(others), "file"), images, "does" if len(others) == 1 else "do", ending,
